@@ -1,0 +1,194 @@
+"""One interface for content: the local store, the peers and the upstream registry answer the same two questions.
+
+- `resolve`: which object is meant? (a HEAD; answered by a `Descriptor`)
+- `open`: give me its bytes, or a range of them. (a GET; answered by a `Content`)
+
+Policy is a source made of other sources: `FirstOf` here, `mirror.pull.Pull` above it. No source knows HTTP's
+server side; `mirror.registry` alone does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from mirror.errors import NotFoundError, UnavailableError
+from mirror.oci import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from mirror.oci import ByteRange, Descriptor, Kind, Reference, Repository
+
+READ_BYTES: Final = 1024 * 1024
+"""How much of a file is read at a time, in a thread. Larger reads cost memory per transfer and save little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client wants: an object of a repository by tag or digest, whole or in part.
+
+    `authorization` is the client's own header. It goes to the registry named by the repository and to nobody
+    else, so it is kept out of every representation.
+    """
+
+    repository: Repository
+    kind: Kind
+    reference: Reference
+    range: ByteRange | None = None
+    accept: str = ""
+    authorization: str | None = field(default=None, repr=False)
+
+    @property
+    def digest(self) -> Digest:
+        """The digest asked for; only for requests by digest."""
+        assert isinstance(self.reference, Digest), "a request by tag has no digest before it is resolved"
+        return self.reference
+
+    def by_digest(self, digest: Digest) -> Request:
+        """The same request for the object that its tag was found to mean."""
+        return replace(self, reference=digest)
+
+    def in_part(self, part: ByteRange | None) -> Request:
+        """The same request for another part of the object."""
+        return replace(self, range=part)
+
+
+class Body(Protocol):
+    """The bytes of a content, to be read once; `aclose` ends it early and releases what it holds."""
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The bytes in order. Raises `UnavailableError` when they end too early."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release descriptors and connections; may be called at any time, more than once."""
+        ...
+
+
+@dataclass(slots=True)
+class Content:
+    """An open object: what it is, which part of it is given (`positions`), by whom, and the bytes.
+
+    `positions` is None when the source did not tell the object's size (then the body is the whole object).
+    `origin` is one of `store`, `peer`, `upstream`; `holder` names the member for `peer`.
+    """
+
+    descriptor: Descriptor
+    positions: range | None
+    body: Body
+    origin: str
+    holder: str = ""
+
+    @property
+    def partial(self) -> bool:
+        """Whether this is less than the whole object."""
+        return self.positions is not None and len(self.positions) != self.descriptor.size
+
+
+class Source(Protocol):
+    """Where content comes from."""
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """Say which object is meant. Raises `SourceError`."""
+        ...
+
+    async def open(self, request: Request) -> Content:
+        """Open an object or the part of it that `request.range` names. Raises `SourceError`.
+
+        The first bytes are at hand when this returns: whoever answers a client can still choose another source
+        until then. Positions are empty when the range lies outside the object (416).
+        """
+        ...
+
+
+@dataclass(slots=True)
+class FileBody:
+    """A part of a file. Owns the descriptor: an object deleted meanwhile is still read to its end."""
+
+    descriptor: int
+    positions: range
+    closed: bool = False
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Read in a thread, a megabyte at a time: the disk never holds up the event loop."""
+        for position in range(self.positions.start, self.positions.stop, READ_BYTES):
+            wanted = min(READ_BYTES, self.positions.stop - position)
+            chunk = await asyncio.to_thread(os.pread, self.descriptor, wanted, position)
+            if len(chunk) != wanted:
+                raise UnavailableError("the file became shorter while it was read")
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self.closed = True
+            os.close(self.descriptor)
+
+
+@dataclass(slots=True)
+class MemoryBody:
+    """Bytes already in memory: small objects that were verified before their first byte goes out."""
+
+    data: bytes
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """All bytes at once."""
+        yield self.data
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+
+class FirstOf:
+    """The first of several sources that has the object.
+
+    A source that lacks it or fails is passed over. When none is left the reason is the strongest one met: a
+    source that did not answer may have had the object (503), and only when all answered it is not found (404).
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = tuple(sources)
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """The first descriptor that a source gives."""
+        failure: UnavailableError | None = None
+        for source in self._sources:
+            try:
+                return await source.resolve(request)
+            except NotFoundError:
+                continue
+            except UnavailableError as error:
+                failure = error
+        raise failure or NotFoundError(f"no source has {request.reference}")
+
+    async def open(self, request: Request) -> Content:
+        """The first content that a source gives."""
+        failure: UnavailableError | None = None
+        for source in self._sources:
+            try:
+                return await source.open(request)
+            except NotFoundError:
+                continue
+            except UnavailableError as error:
+                failure = error
+        raise failure or NotFoundError(f"no source has {request.reference}")
+
+
+async def read_all(body: Body, bytes_max: int) -> bytes:
+    """Read a small body whole, and close it; more than `bytes_max` is an `UnavailableError`."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with aclosing(body.chunks()) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > bytes_max:
+                    raise UnavailableError(f"more than {bytes_max} bytes came")
+                parts.append(chunk)
+    finally:
+        await body.aclose()
+    return b"".join(parts)

@@ -1,0 +1,93 @@
+"""Stores: where this node's own images live.
+
+A store is a `Source` that also tells what comes and goes (`watch`), so that the cluster's index says exactly what
+this node can serve: complete, committed content only.
+
+`oci_layout` keeps an OCI image layout directory and what passes through it; `containerd` shows what a node's
+containerd has and keeps nothing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mirror.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mirror.oci import Digest, Repository, Tag
+    from mirror.source import Request
+
+
+@dataclass(frozen=True, slots=True)
+class ContentAdded:
+    """An object is complete and committed: from now on it can be opened by digest."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRemoved:
+    """An object is gone."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class TagSet:
+    """The store knows that a tag means a manifest; `at` is when it learned so, in seconds of Unix time."""
+
+    repository: Repository
+    tag: Tag
+    digest: Digest
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class TagRemoved:
+    """The store no longer knows the tag."""
+
+    repository: Repository
+    tag: Tag
+
+
+StoreEvent = ContentAdded | ContentRemoved | TagSet | TagRemoved
+
+
+class Ingest(Protocol):
+    """An object on its way into a store: written in order, then committed or given up."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes. Never raises for want of space: the ingest fails quietly and `commit` tells."""
+        ...
+
+    async def commit(self) -> bool:
+        """Verify and keep the object; whether it is now in the store. Wrong bytes are never kept."""
+        ...
+
+    async def abort(self) -> None:
+        """Give the object up and free its space; does nothing after `commit`."""
+        ...
+
+
+class Store(Source, Protocol):
+    """This node's own content."""
+
+    def watch(self) -> AsyncIterator[list[StoreEvent]]:
+        """What the store has, then every change, in batches; the first batch is the whole listing.
+
+        It never ends by itself: it outlives restarts of the runtime behind the store, and after anything missed
+        it yields the difference to what it said before. Each element is told once when it comes and once when
+        it goes. One watcher at a time.
+        """
+        ...
+
+    async def ingest(self, request: Request) -> Ingest | None:
+        """Start keeping an object that passes through; None when this store does not keep such things."""
+        ...
+
+    async def remember(self, request: Request, digest: Digest) -> None:
+        """Take note that upstream says `request`'s tag means `digest`; stores that keep nothing ignore it."""
+        ...
