@@ -1,40 +1,55 @@
 """What can go wrong between a request and its bytes, and the one table that says it in OCI's words.
 
 A *source* raises one of the `SourceError` family; `mirror.registry` turns it into a status and the JSON error
-body of the distribution specification. Which status tells a runtime to go on elsewhere, and which makes a pull
-fail, was measured on real containerd; the rules are in the comments of the table.
+body of the distribution specification. Which answer makes a runtime go on elsewhere, and which makes its pull
+fail, was measured on real containerd: 404 and 503 send it to the registry itself for this object, while a 429 is
+repeated six times at once, so a 429 is never given.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class Code(Enum):
-    """Error codes of the distribution specification that this mirror uses, each with its HTTP status."""
+    """Error codes of the distribution specification ("Error Codes") that this mirror uses."""
 
-    BLOB_UNKNOWN = 404
-    MANIFEST_UNKNOWN = (404, "manifest")
-    NAME_INVALID = 400
-    DIGEST_INVALID = (400, "digest")
-    MANIFEST_INVALID = (400, "manifest")
-    DENIED = 403
-    UNSUPPORTED = 405
-    RANGE_INVALID = 416
-    # A runtime that reads 503 (or 404) asks the registry itself for this object. Never 429: containerd repeats
-    # a 429 six times at once instead of going on.
-    UNAVAILABLE = 503
+    BLOB_UNKNOWN = "BLOB_UNKNOWN"
+    MANIFEST_UNKNOWN = "MANIFEST_UNKNOWN"
+    NAME_UNKNOWN = "NAME_UNKNOWN"
+    NAME_INVALID = "NAME_INVALID"
+    DIGEST_INVALID = "DIGEST_INVALID"
+    DENIED = "DENIED"
+    UNSUPPORTED = "UNSUPPORTED"
+    RANGE_INVALID = "RANGE_INVALID"
+    UNAVAILABLE = "UNAVAILABLE"
 
     @property
     def status(self) -> int:
         """The HTTP status that goes with this code."""
-        value: int | tuple[int, str] = self.value
-        return value if isinstance(value, int) else value[0]
+        return _STATUS[self]
+
+
+_STATUS = {
+    Code.BLOB_UNKNOWN: 404,
+    Code.MANIFEST_UNKNOWN: 404,
+    Code.NAME_UNKNOWN: 404,
+    Code.NAME_INVALID: 400,
+    Code.DIGEST_INVALID: 400,
+    Code.DENIED: 403,
+    Code.UNSUPPORTED: 405,
+    Code.RANGE_INVALID: 416,
+    Code.UNAVAILABLE: 503,
+}
+
+
+class RequestError(Exception):
+    """The request itself cannot be answered by any source; says why in OCI's words. Nothing was changed."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class SourceError(Exception):
@@ -46,7 +61,7 @@ class NotFoundError(SourceError):
 
 
 class UnavailableError(SourceError):
-    """The source did not answer in time, broke off, or answered what cannot be used (wrong bytes, bad headers)."""
+    """The source did not answer in time, broke off, or answered what cannot be used."""
 
 
 class CorruptError(UnavailableError):
@@ -55,13 +70,13 @@ class CorruptError(UnavailableError):
 
 @dataclass
 class RefusedError(SourceError):
-    """The registry said no to this client: its answer goes back as it came, to this client alone.
+    """The registry said no to this client: its answer goes back as it came, and to nobody else.
 
-    `headers` holds what the client needs to act on it (the whole WWW-Authenticate challenge, Retry-After).
+    `headers` are those that the client needs to act on it (the whole WWW-Authenticate challenge, say).
     """
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
 
     def __str__(self) -> str:

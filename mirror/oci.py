@@ -40,7 +40,11 @@ _REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]{{2,45}}\])(
 
 
 class InvalidReferenceError(ValueError):
-    """A name, tag, digest, registry or range that the grammar refuses. Nothing was changed."""
+    """A name, tag, digest or registry that the grammar refuses. Nothing was changed."""
+
+
+class InvalidDigestError(InvalidReferenceError):
+    """A digest that the grammar refuses."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,13 +56,13 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Read `sha256:<64 hex>` or `sha512:<128 hex>`; anything else is an `InvalidReferenceError`."""
+        """Read `sha256:<64 hex>` or `sha512:<128 hex>`; anything else is an `InvalidDigestError`."""
         algorithm, _, hexadecimal = text.partition(":")
         length = _HEX_LENGTHS.get(algorithm)
         if length is None:
-            raise InvalidReferenceError(f"digest algorithm {algorithm[:32]!r} is none of sha256, sha512")
+            raise InvalidDigestError(f"digest algorithm {algorithm[:32]!r} is none of sha256, sha512")
         if len(hexadecimal) != length or not _HEX.fullmatch(hexadecimal):
-            raise InvalidReferenceError(f"a {algorithm} digest has {length} lower-case hexadecimal digits")
+            raise InvalidDigestError(f"a {algorithm} digest has {length} lower-case hexadecimal digits")
         return cls(algorithm, hexadecimal)
 
     @classmethod

@@ -19,7 +19,7 @@ from mirror.errors import NotFoundError, UnavailableError
 from mirror.oci import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from mirror.oci import ByteRange, Descriptor, Kind, Reference, Repository
 

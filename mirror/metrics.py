@@ -1,0 +1,87 @@
+"""What an agent counts, as Prometheus metrics on a registry of its own (no globals, so tests can run many agents).
+
+Cardinality is bounded: nothing is labelled by peer, image or digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """All counters of one agent; `render` gives the text that Prometheus scrapes."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter(
+            "requests", "Answers given, by face, status class and source.", "face", "status", "source"
+        )
+        self.bytes = self._counter("content_bytes", "Bytes of content given to clients and peers.", "face", "source")
+        self.incomplete = self._counter(
+            "incomplete_answers", "Answers that ended before their last byte (either side broke off).", "face", "source"
+        )
+        self.refused = self._counter("refused_requests", "Requests turned away at the door.", "face", "reason")
+        self.source_failures = self._counter(
+            "source_failures", "Sources left for another one, by reason.", "source", "reason"
+        )
+        self.corrupt = self._counter("corrupt_objects", "Objects whose bytes did not match their digest.", "source")
+        self.stalls = self._counter("event_loop_stalls", "Times the event loop was silent for longer than a second.")
+        self.up = Gauge("skvaller_ready", "1 while the agent answers pulls.", registry=self.registry)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"skvaller_{name}", help_text, labels, registry=self.registry)
+
+    def face(self, name: str) -> FaceObserver:
+        """The observer of one HTTP face: `client` or `peer`."""
+        return FaceObserver(self, name)
+
+    def collect_from(self, counters: Callable[[], Mapping[str, int]], gauges: Callable[[], Mapping[str, int]]) -> None:
+        """Export the numbers that the gossip node keeps itself; both are read at each scrape."""
+        self.registry.register(_GossipCollector(counters, gauges))
+
+    def render(self) -> bytes:
+        """The exposition in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class FaceObserver:
+    """Counts the answers of one HTTP face (a `mirror.registry.Observer`)."""
+
+    def __init__(self, metrics: Metrics, face: str) -> None:
+        self._metrics = metrics
+        self._face = face
+
+    def answered(self, status: int, origin: str) -> None:
+        """Count a status line."""
+        self._metrics.requests.labels(self._face, f"{status // 100}xx", origin or "none").inc()
+
+    def sent(self, origin: str, size: int, *, complete: bool) -> None:
+        """Count the bytes of an answer that has ended."""
+        self._metrics.bytes.labels(self._face, origin).inc(size)
+        if not complete:
+            self._metrics.incomplete.labels(self._face, origin).inc()
+
+    def refused(self, reason: str) -> None:
+        """Count a request turned away before it was read."""
+        self._metrics.refused.labels(self._face, reason).inc()
+
+
+class _GossipCollector:
+    def __init__(self, counters: Callable[[], Mapping[str, int]], gauges: Callable[[], Mapping[str, int]]) -> None:
+        self._counters = counters
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[Metric]:
+        for name, value in self._counters().items():
+            yield CounterMetricFamily(f"skvaller_gossip_{name}", name.replace("_", " ").capitalize() + ".", value=value)
+        for name, value in self._gauges().items():
+            yield GaugeMetricFamily(f"skvaller_gossip_{name}", name.replace("_", " ").capitalize() + ".", value=value)

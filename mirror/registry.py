@@ -1,0 +1,236 @@
+"""The HTTP edge: a read-only OCI registry, as a Starlette app, in front of any `Source`.
+
+The same app is the client's face (its source is the whole policy of a pull), the peers' face (its source is this
+node's store) and, in the demo, the upstream registry. What a runtime is told when things go wrong matters as much
+as the bytes: see `mirror.errors`, and `ContentResponse` for what happens after the first byte.
+
+Source: OCI distribution-spec 1.1, "Pulling manifests", "Pulling blobs", "Error Codes"; `?ns=` is containerd's way
+to name the registry that a mirror stands for (containerd docs/hosts.md, "registry host namespace").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final, Protocol
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mirror.errors import Code, NotFoundError, RefusedError, RequestError, SourceError, UnavailableError
+from mirror.oci import ByteRange, Digest, InvalidDigestError, InvalidReferenceError, Kind, Repository, parse_reference
+from mirror.source import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.middleware import Middleware
+    from starlette.requests import Request as HttpRequest
+    from starlette.types import Receive, Scope, Send
+
+    from mirror.oci import Descriptor
+    from mirror.source import Content, Source
+
+log = logging.getLogger(__name__)
+
+SOURCE_HEADER: Final = "Skvaller-Source"
+"""Tells where the bytes of an answer come from: `store`, `peer` or `upstream`."""
+HOLDER_HEADER: Final = "Skvaller-Holder"
+"""Names the member that gave them, when they come from a peer."""
+
+JSON: Final = "application/json"
+
+
+class Observer(Protocol):
+    """Is told what was answered, for metrics."""
+
+    def answered(self, status: int, origin: str) -> None:
+        """A status line went out; `origin` is where the content comes from, or "" for an error."""
+        ...
+
+    def sent(self, origin: str, size: int, *, complete: bool) -> None:
+        """An answer ended after `size` bytes of content; `complete` unless source or client broke off."""
+        ...
+
+
+def create_registry(source: Source, observer: Observer, middleware: Sequence[Middleware] = ()) -> Starlette:
+    """A read-only registry that answers from `source`."""
+    registry = Registry(source, observer)
+    return Starlette(
+        routes=[
+            Route("/v2/", registry.version, methods=["GET"]),
+            Route("/v2/{name:path}/manifests/{reference}", registry.manifest, methods=["GET"]),
+            Route("/v2/{name:path}/blobs/{reference}", registry.blob, methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: registry.http_error},
+        middleware=list(middleware),
+    )
+
+
+class Registry:
+    """The endpoints of the registry."""
+
+    def __init__(self, source: Source, observer: Observer) -> None:
+        self._source = source
+        self._observer = observer
+
+    async def version(self, http: HttpRequest) -> Response:
+        """`/v2/`: this is a registry, and no credentials are needed to say so."""
+        return Response(b"{}", media_type=JSON, headers={"Docker-Distribution-Api-Version": "registry/2.0"})
+
+    async def manifest(self, http: HttpRequest) -> Response:
+        """A manifest by tag or digest."""
+        return await self._answer(http, Kind.MANIFEST)
+
+    async def blob(self, http: HttpRequest) -> Response:
+        """A blob by digest."""
+        return await self._answer(http, Kind.BLOB)
+
+    async def http_error(self, http: HttpRequest, error: Exception) -> Response:
+        """What the router refuses, in OCI's words: pushes are unsupported, other paths unknown."""
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            return self._error(Code.UNSUPPORTED, "this mirror is read-only: GET and HEAD")
+        return self._error(Code.NAME_UNKNOWN, "no such endpoint")
+
+    async def _answer(self, http: HttpRequest, kind: Kind) -> Response:
+        try:
+            request = read_request(http, kind)
+            if http.method == "HEAD":
+                return self._description(await self._source.resolve(request))
+            return self._content(await self._source.open(request))
+        except RequestError as error:
+            return self._error(error.code, str(error))
+        except RefusedError as error:
+            return self._refusal(error)
+        except NotFoundError as error:
+            return self._error(Code.BLOB_UNKNOWN if kind is Kind.BLOB else Code.MANIFEST_UNKNOWN, str(error))
+        except SourceError as error:
+            log.warning("no source for %s: %s", http.url.path, error)
+            return self._error(Code.UNAVAILABLE, str(error))
+
+    def _description(self, descriptor: Descriptor) -> Response:
+        self._observer.answered(200, "")
+        response = Response(headers=describe(descriptor))
+        if descriptor.size is None:
+            del response.headers["content-length"]
+        return response
+
+    def _content(self, content: Content) -> Response:
+        positions, size = content.positions, content.descriptor.size
+        if positions is None or positions or not size:
+            return ContentResponse(content, self._observer)
+        return self._error(
+            Code.RANGE_INVALID,
+            f"the object has {size} bytes",
+            {"Content-Range": f"bytes */{size}"},
+        )
+
+    def _refusal(self, error: RefusedError) -> Response:
+        self._observer.answered(error.status, "")
+        response = Response(error.body, status_code=error.status)
+        for name, value in error.headers:
+            response.headers.append(name, value)
+        return response
+
+    def _error(self, code: Code, message: str, headers: dict[str, str] | None = None) -> Response:
+        self._observer.answered(code.status, "")
+        body = orjson.dumps({"errors": [{"code": code.value, "message": message}]})
+        return Response(body, status_code=code.status, media_type=JSON, headers=headers)
+
+
+def read_request(http: HttpRequest, kind: Kind) -> Request:
+    """Read path, query and headers into a request that is known to be valid. Raises `RequestError`."""
+    name = http.path_params["name"]
+    registry = http.query_params.get("ns")
+    if registry is None:
+        # podman and skopeo send no `ns`: there the registry is the first component of the path.
+        registry, _, name = name.partition("/")
+        if not name or not ("." in registry or ":" in registry or registry == "localhost"):
+            raise RequestError(Code.NAME_UNKNOWN, "name the registry: ?ns=<registry> or /v2/<registry>/<name>/...")
+    try:
+        repository = Repository.parse(registry, name)
+        text = http.path_params["reference"]
+        reference = Digest.parse(text) if kind is Kind.BLOB else parse_reference(text)
+    except InvalidDigestError as error:
+        raise RequestError(Code.DIGEST_INVALID, str(error)) from error
+    except InvalidReferenceError as error:
+        raise RequestError(Code.NAME_INVALID, str(error)) from error
+    return Request(
+        repository=repository,
+        kind=kind,
+        reference=reference,
+        range=ByteRange.parse(http.headers.get("range")),
+        accept=", ".join(http.headers.getlist("accept")),
+        authorization=http.headers.get("authorization"),
+    )
+
+
+def describe(descriptor: Descriptor) -> dict[str, str]:
+    """The headers that say which object an answer is about."""
+    headers = {
+        "Content-Type": descriptor.media_type,
+        "Docker-Content-Digest": str(descriptor.digest),
+        "ETag": f'"{descriptor.digest}"',
+        "Accept-Ranges": "bytes",
+    }
+    if descriptor.size is not None:
+        headers["Content-Length"] = str(descriptor.size)
+    return headers
+
+
+class ContentResponse(Response):
+    """Streams a content. Pure ASGI: the bytes pass through no other layer.
+
+    After the status line there is no way to say that something went wrong except to stop short: the response
+    then ends without its last bytes, the server closes the connection with FIN, and the runtime asks again from
+    its offset. (A reset, or a complete body with wrong bytes, would fail its pull.)
+    """
+
+    def __init__(self, content: Content, observer: Observer) -> None:
+        self._content = content
+        self._observer = observer
+        positions, size = content.positions, content.descriptor.size
+        headers = describe(content.descriptor)
+        headers[SOURCE_HEADER] = content.origin
+        if content.holder:
+            headers[HOLDER_HEADER] = content.holder
+        if positions is not None:
+            headers["Content-Length"] = str(len(positions))
+        if content.partial and positions is not None:
+            headers["Content-Range"] = f"bytes {positions.start}-{positions.stop - 1}/{size}"
+        super().__init__(status_code=206 if content.partial else 200, headers=headers)
+        if positions is None:
+            del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the head, then chunk by chunk at the client's pace; stop when it goes away."""
+        self._observer.answered(self.status_code, self._content.origin)
+        gone = asyncio.create_task(_disconnected(receive))
+        sent = 0
+        complete = False
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with aclosing(self._content.body.chunks()) as chunks:
+                async for chunk in chunks:
+                    if gone.done():
+                        return
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    sent += len(chunk)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            complete = True
+        except UnavailableError as error:
+            log.warning("%s broke off after %d bytes: %s", self._content.descriptor.digest, sent, error)
+        finally:
+            gone.cancel()
+            await self._content.body.aclose()
+            self._observer.sent(self._content.origin, sent, complete=complete)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
