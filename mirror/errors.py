@@ -68,7 +68,7 @@ class CorruptError(UnavailableError):
     """The source gave bytes that do not have the digest they were asked by."""
 
 
-@dataclass
+@dataclass(eq=False)
 class RefusedError(SourceError):
     """The registry said no to this client: its answer goes back as it came, and to nobody else.
 

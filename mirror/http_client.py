@@ -1,0 +1,168 @@
+"""What reading an object over HTTP has in common, be the server a peer or a registry.
+
+Everything a server can get wrong becomes an `UnavailableError` here: no answer in time, a body that ends early or
+is encoded, a length or range that does not fit, a header that does not parse.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+
+from mirror.errors import UnavailableError
+from mirror.oci import OCTET_STREAM, Descriptor, Digest, InvalidReferenceError, Kind
+from mirror.source import Content
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from mirror.source import Request
+
+SIZE_DIGITS_MAX: Final = 18
+_CONTENT_RANGE = re.compile(
+    rf"bytes (\d{{1,{SIZE_DIGITS_MAX}}})-(\d{{1,{SIZE_DIGITS_MAX}}})/(\d{{1,{SIZE_DIGITS_MAX}}})"
+)
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
+
+CLIENT_ERRORS: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+"""What aiohttp raises for anything wrong between it and the server (ValueError: a URL it cannot use)."""
+
+
+class ResponseBody:
+    """The body of an HTTP response from `skip` on, `length` bytes (None: to its end); the first chunk is at hand."""
+
+    def __init__(self, response: aiohttp.ClientResponse, skip: int, length: int | None) -> None:
+        self._response = response
+        self._skip = skip
+        self._length = length
+        self._first = b""
+
+    async def start(self) -> None:
+        """Wait for the first bytes. Raises `UnavailableError`."""
+        if self._length != 0:
+            self._first = await self._read()
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The bytes asked for; raises `UnavailableError` when the server breaks off."""
+        left = self._length
+        chunk = self._first
+        self._first = b""
+        while chunk:
+            skipped = min(self._skip, len(chunk))
+            self._skip -= skipped
+            part = chunk[skipped:] if left is None else chunk[skipped : skipped + left]
+            if part:
+                yield part
+            if left is not None:
+                left -= len(part)
+                if left == 0:
+                    return
+            chunk = await self._read()
+        if left:
+            raise UnavailableError(f"the body ended {left} bytes early")
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except CLIENT_ERRORS as error:
+            raise UnavailableError(f"reading the body: {reason(error)}") from error
+
+    async def aclose(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+async def open_response(request: Request, response: aiohttp.ClientResponse, origin: str, holder: str = "") -> Content:
+    """Make a content of a 200 or 206 response to a GET by digest; the first bytes are awaited.
+
+    Closes the response and raises `UnavailableError` when it is of no use.
+    """
+    try:
+        descriptor, positions, skip = _read_head(request, response)
+        body = ResponseBody(response, skip, None if positions is None else len(positions))
+        await body.start()
+    except BaseException:
+        response.close()
+        raise
+    return Content(descriptor, positions, body, origin, holder)
+
+
+def _read_head(request: Request, response: aiohttp.ClientResponse) -> tuple[Descriptor, range | None, int]:
+    """The object, the positions of it that will be given, and how many bytes of the body to skip first."""
+    refuse_encoded(response)
+    media_type = read_media_type(request, response)
+    if response.status == 206:
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if match is None or request.range is None:
+            raise UnavailableError("a partial answer without a usable Content-Range")
+        first, last, size = (int(number) for number in match.groups())
+        positions = request.range.resolve(size)
+        if positions != range(first, last + 1):
+            raise UnavailableError(f"bytes {first}-{last} of {size} came instead of {request.range}")
+        return Descriptor(media_type, request.digest, size), positions, 0
+    length = read_length(response)
+    descriptor = Descriptor(media_type, request.digest, length)
+    if request.range is None:
+        return descriptor, None if length is None else range(length), 0
+    if length is None:
+        raise UnavailableError("a range was asked for, and an answer of unknown length came")
+    # The server ignored the range (RFC 9110 section 14.2 allows it): skip what was not asked for.
+    positions = request.range.resolve(length)
+    return descriptor, positions, positions.start if positions else 0
+
+
+def read_descriptor(request: Request, response: aiohttp.ClientResponse) -> Descriptor | None:
+    """What a 200 to a HEAD says; None when it leaves out the digest. Raises `UnavailableError`."""
+    text = response.headers.get("Docker-Content-Digest")
+    if isinstance(request.reference, Digest):
+        digest = request.reference
+    elif text is None:
+        return None
+    else:
+        try:
+            digest = Digest.parse(text)
+        except InvalidReferenceError as error:
+            raise UnavailableError(f"the answer's digest is unusable: {error}") from error
+    return Descriptor(read_media_type(request, response), digest, read_length(response))
+
+
+def read_media_type(request: Request, response: aiohttp.ClientResponse) -> str:
+    """The media type of a manifest; blobs are bytes, whatever a server calls them."""
+    if request.kind is Kind.BLOB:
+        return OCTET_STREAM
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    if not _MEDIA_TYPE.fullmatch(media_type):
+        raise UnavailableError("a manifest without a usable media type")
+    return media_type
+
+
+def read_length(response: aiohttp.ClientResponse) -> int | None:
+    """The Content-Length, if there is a usable one."""
+    text = response.headers.get("Content-Length")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= SIZE_DIGITS_MAX):
+        raise UnavailableError("the Content-Length is not a number")
+    return int(text)
+
+
+def refuse_encoded(response: aiohttp.ClientResponse) -> None:
+    """Encoded bytes are not the bytes that the digest is of."""
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnavailableError(f"the body is encoded as {encoding[:32]!r}, although it was asked for as it is")
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, also where the library's own text is empty (a timeout's is)."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def timeout(connect_s: float, read_s: float) -> aiohttp.ClientTimeout:
+    """Deadlines for connecting and for each wait for bytes; a long transfer has no deadline as a whole."""
+    return aiohttp.ClientTimeout(total=None, connect=None, sock_connect=connect_s, sock_read=read_s)
