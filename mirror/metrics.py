@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ class Metrics:
         self.source_failures = self._counter(
             "source_failures", "Sources left for another one, by reason.", "source", "reason"
         )
-        self.corrupt = self._counter("corrupt_objects", "Objects whose bytes did not match their digest.", "source")
-        self.stalls = self._counter("event_loop_stalls", "Times the event loop was silent for longer than a second.")
-        self.up = Gauge("skvaller_ready", "1 while the agent answers pulls.", registry=self.registry)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"skvaller_{name}", help_text, labels, registry=self.registry)
@@ -43,6 +40,10 @@ class Metrics:
     def face(self, name: str) -> FaceObserver:
         """The observer of one HTTP face: `client` or `peer`."""
         return FaceObserver(self, name)
+
+    def source(self, name: str) -> SourceObserver:
+        """The observer of one remote source: `peer`."""
+        return SourceObserver(self, name)
 
     def collect_from(self, counters: Callable[[], Mapping[str, int]], gauges: Callable[[], Mapping[str, int]]) -> None:
         """Export the numbers that the gossip node keeps itself; both are read at each scrape."""
@@ -73,6 +74,18 @@ class FaceObserver:
     def refused(self, reason: str) -> None:
         """Count a request turned away before it was read."""
         self._metrics.refused.labels(self._face, reason).inc()
+
+
+class SourceObserver:
+    """Counts how often one remote source was left for another (a `mirror.peers.PeersObserver`)."""
+
+    def __init__(self, metrics: Metrics, source: str) -> None:
+        self._metrics = metrics
+        self._source = source
+
+    def failed(self, reason: str) -> None:
+        """Count a failure."""
+        self._metrics.source_failures.labels(self._source, reason).inc()
 
 
 class _GossipCollector:

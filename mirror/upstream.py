@@ -11,8 +11,6 @@ nonsense mean that the registry is unavailable, so that the cluster's own knowle
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -25,8 +23,9 @@ from mirror.source import read_all
 from mirror.verified import open_verified
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
+    from mirror.registries import Registries
     from mirror.source import Content, Request
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -36,27 +35,16 @@ containerd gives up on an answer after 30 s."""
 REDIRECTS_MAX: Final = 5
 REFUSAL_BYTES_MAX: Final = 64 * 1024
 
-ENDPOINTS: Final[Mapping[str, str]] = {"docker.io": "https://registry-1.docker.io"}
-"""Registries whose API lives under another name than theirs."""
-
 RELAYED_HEADERS: Final = ("WWW-Authenticate", "Content-Type", "Docker-Distribution-Api-Version", "Retry-After")
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """How a registry is reached: its base URL and, for TLS, a file of CA certificates to trust beside the system's."""
-
-    url: str
-    ca_file: Path | None = None
-
-
-@dataclass
 class Upstream:
-    """Every registry, by its name. `endpoints` says how those are reached that differ from `https://<name>`."""
+    """Every registry as a `Source`; used inside `async with`."""
 
-    endpoints: Mapping[str, Endpoint]
-    _contexts: dict[Path, ssl.SSLContext] = field(default_factory=dict)
-    _session: aiohttp.ClientSession | None = None
+    def __init__(self, registries: Registries) -> None:
+        self._registries = registries
+        self._contexts: dict[Path, ssl.SSLContext] = {}
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Upstream:
         self._session = aiohttp.ClientSession(
@@ -102,7 +90,7 @@ class Upstream:
         """Send the request; returns a 200 or 206, raises `RefusedError` or `UnavailableError` otherwise."""
         assert self._session is not None, "an upstream is used inside `async with`"
         registry = request.repository.registry
-        endpoint = self.endpoints.get(registry) or Endpoint(ENDPOINTS.get(registry, f"https://{registry}"))
+        endpoint = self._registries.endpoint(registry)
         url = f"{endpoint.url}/v2/{request.repository.name}/{request.kind.value}/{request.reference}"
         headers = {"Accept": request.accept or "*/*"}
         if request.authorization is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from mirror.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from mirror.oci import Digest, Repository, Tag
     from mirror.source import Request
@@ -75,7 +75,7 @@ class Ingest(Protocol):
 class Store(Source, Protocol):
     """This node's own content."""
 
-    def watch(self) -> AsyncIterator[list[StoreEvent]]:
+    def watch(self) -> AsyncGenerator[list[StoreEvent], None]:
         """What the store has, then every change, in batches; the first batch is the whole listing.
 
         It never ends by itself: it outlives restarts of the runtime behind the store, and after anything missed

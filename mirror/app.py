@@ -1,0 +1,157 @@
+"""The composition root: the one module that knows every class and puts an agent together.
+
+Resources are owned by an exit stack, tasks by a task group. A task that fails ends the process, loudly: dying is safe
+here, since the runtime falls back to the registry and the supervisor restarts the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from gossip import ClusterSecret, Config, Node
+from mirror.choice import Standing
+from mirror.cluster import PEER_PORT, Cluster, group_of
+from mirror.doors import LoopbackDoor, PeerDoor
+from mirror.http_server import HttpServer
+from mirror.metrics import CONTENT_TYPE, Metrics
+from mirror.peer_mac import KEY_LABEL, PeerMac
+from mirror.peers import Peers
+from mirror.pull import Pull
+from mirror.registries import Registries
+from mirror.registry import create_registry
+from mirror.stores.containerd import ContainerdSettings, ContainerdStore
+from mirror.stores.oci_layout import OciLayout
+from mirror.upstream import Upstream
+from mirror.watchdog import EXIT_CODE, Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from mirror.settings import Settings
+    from mirror.stores import Store
+
+log = logging.getLogger(__name__)
+
+
+async def run_agent(settings: Settings) -> int:
+    """Run an agent until SIGTERM or SIGINT; returns the process's exit code.
+
+    Raises `mirror.http_server.ListenError`, `gossip.GossipError` and `OSError` when it cannot start.
+    """
+    stopping = asyncio.Event()
+    stalled = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stopping.set)
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        store = create_store(settings)
+        secret = ClusterSecret.load(settings.secret_file) if settings.secret_file else None
+        mac = PeerMac(secret.derive(KEY_LABEL)) if secret else None
+        node = Node(gossip_config(settings, secret), group_of=group_of)
+        cluster = Cluster(node)
+        metrics.collect_from(node.counters, node.gauges)
+        standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
+        peers = await stack.enter_async_context(Peers(cluster, mac, standing, metrics.source("peer")))
+        upstream = await stack.enter_async_context(Upstream(Registries(settings.registries)))
+
+        client_face, peer_face = metrics.face("client"), metrics.face("peer")
+        client_app = create_registry(
+            Pull(store, peers, upstream, cluster), client_face, [Middleware(LoopbackDoor, observer=client_face)]
+        )
+        door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
+        peer_app = create_registry(store, peer_face, door)
+        servers = [
+            HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s),
+            HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s),
+            HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1),
+        ]
+        for server in servers:
+            server.bind()
+        await stack.enter_async_context(node)
+
+        def on_stall() -> None:
+            stalled.set()
+            stopping.set()
+
+        watchdog = Watchdog(loop, [server.socket for server in servers if server.socket], on_stall)
+        watchdog.start()
+        stack.callback(watchdog.stop)
+        async with asyncio.TaskGroup() as tasks:
+            serving = [tasks.create_task(server.serve()) for server in servers]
+            background = [tasks.create_task(node.run()), tasks.create_task(cluster.advertise(store))]
+            log.info(
+                "%s answers pulls on %s port %d and peers on %s port %d",
+                settings.name,
+                settings.client_address,
+                settings.client_port,
+                settings.address,
+                settings.peer_port,
+            )
+            await stopping.wait()
+            log.info("stopping: leaving the cluster, then at most %.0f s for running transfers", settings.grace_s)
+            node.leave()
+            for server in servers:
+                server.stop()
+            await asyncio.wait(serving)
+            for task in background:
+                task.cancel()
+    return EXIT_CODE if stalled.is_set() else 0
+
+
+def create_store(settings: Settings) -> Store:
+    """The store that the settings name."""
+    if settings.store == "containerd":
+        return ContainerdStore(
+            ContainerdSettings(
+                socket=settings.containerd_socket,
+                namespaces=settings.containerd_namespaces,
+                content_dir=settings.containerd_content_dir,
+            )
+        )
+    return OciLayout(settings.layout_dir, settings.layout_bytes_max)
+
+
+def gossip_config(settings: Settings, secret: ClusterSecret | None) -> Config:
+    """What the gossip node needs to know."""
+    return Config(
+        name=settings.name,
+        cluster=settings.cluster,
+        bind_address=settings.address,
+        advertise_address=settings.advertise_address,
+        publish_port=settings.publish_port,
+        router_port=settings.router_port,
+        zone=settings.zone,
+        attributes={PEER_PORT: str(settings.peer_port)},
+        seeds=settings.seeds,
+        secret=secret,
+        epoch_file=settings.epoch_file,
+    )
+
+
+def create_status(metrics: Metrics, stopping: Callable[[], bool]) -> Starlette:
+    """`/metrics`; `/livez`, which answers as long as the loop turns; `/readyz`, 200 until the agent stops."""
+
+    async def metrics_page(_: Request) -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        return PlainTextResponse("stopping\n", 503) if stopping() else PlainTextResponse("ok\n")
+
+    return Starlette(routes=[Route("/metrics", metrics_page), Route("/livez", livez), Route("/readyz", readyz)])

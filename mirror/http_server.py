@@ -1,0 +1,82 @@
+"""One listening socket and the app behind it, under uvicorn, as a part of a larger process.
+
+uvicorn's own signal handling is left out (the process has several servers and other things to end in order), and the
+socket is bound here, so that an address in use is a clear error and the watchdog can close it from its thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import ASGIApp
+
+BACKLOG: Final = 1024
+KEEP_ALIVE_S: Final = 75
+"""Longer than a runtime pauses between the objects of one pull."""
+
+
+class ListenError(Exception):
+    """A port cannot be listened on; says which and what to do."""
+
+
+class HttpServer:
+    """Serves `app` on `address`:`port` from `bind` until `stop`."""
+
+    def __init__(self, app: ASGIApp, address: str, port: int, grace_s: float) -> None:
+        self.address = address
+        self.port = port
+        self.socket: socket.socket | None = None
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=max(1, round(grace_s)),
+            )
+        )
+
+    def bind(self) -> None:
+        """Take the port. Raises `ListenError`."""
+        family = socket.AF_INET6 if ip_address(self.address).version == 6 else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((self.address, self.port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise ListenError(
+                f"cannot listen on {self.address} port {self.port}: {error.strerror}; "
+                "is another agent running, or is the address not this machine's?"
+            ) from error
+        self.socket = listener
+
+    async def serve(self) -> None:
+        """Answer until `stop`, then let running answers end within the grace period."""
+        assert self.socket is not None, "bind comes before serve"
+        await self._server.serve(sockets=[self.socket])
+
+    def stop(self) -> None:
+        """Accept no more; `serve` returns when the running answers have ended."""
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
