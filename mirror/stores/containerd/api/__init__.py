@@ -1,0 +1,1 @@
+"""Message classes generated from `mirror/stores/containerd/protos`; not to be edited."""

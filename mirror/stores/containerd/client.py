@@ -1,0 +1,125 @@
+"""containerd's gRPC API, as far as it is used: three calls, with typed answers and this package's errors.
+
+Every failure is an `UnavailableError` that tells in one line what containerd (or the socket) said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import grpc.aio
+
+from mirror.errors import UnavailableError
+from mirror.stores.containerd.api.events_pb2 import Envelope, SubscribeRequest
+from mirror.stores.containerd.api.images_pb2 import Image, ListImagesRequest, ListImagesResponse
+from mirror.stores.containerd.api.introspection_pb2 import PluginsRequest, PluginsResponse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Sequence
+
+CALL_TIMEOUT_S: Final = 5.0
+"""How long containerd may take for one answer; it needs a millisecond unless it hangs."""
+
+MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The largest listing of images that is read: about 100,000 image records."""
+
+RETRY_S_MIN: Final = 0.1
+RETRY_S_MAX: Final = 2.0
+"""Pauses between tries to reach a containerd that is away: doubled each time, from the least to the most."""
+
+_log = logging.getLogger(__name__)
+
+
+class Containerd:
+    """One connection to a containerd. Made by `connect`."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._plugins = channel.unary_unary(
+            "/containerd.services.introspection.v1.Introspection/Plugins",
+            request_serializer=PluginsRequest.SerializeToString,
+            response_deserializer=PluginsResponse.FromString,
+        )
+        self._images = channel.unary_unary(
+            "/containerd.services.images.v1.Images/List",
+            request_serializer=ListImagesRequest.SerializeToString,
+            response_deserializer=ListImagesResponse.FromString,
+        )
+        self._subscribe = channel.unary_stream(
+            "/containerd.services.events.v1.Events/Subscribe",
+            request_serializer=SubscribeRequest.SerializeToString,
+            response_deserializer=Envelope.FromString,
+        )
+
+    async def content_directory(self) -> Path:
+        """The directory of the content store, as containerd sees it."""
+        request = PluginsRequest(filters=["type==io.containerd.content.v1"])
+        with _failures_told():
+            response: PluginsResponse = await self._plugins(request, timeout=CALL_TIMEOUT_S)
+        for plugin in response.plugins:
+            if root := plugin.exports.get("root"):
+                return Path(root)
+        raise UnavailableError("containerd names no content directory: it has no local content store")
+
+    async def images(self, namespace: str) -> Sequence[Image]:
+        """All image records of a namespace; none when the namespace does not exist."""
+        with _failures_told():
+            response: ListImagesResponse = await self._images(
+                ListImagesRequest(), metadata=(("containerd-namespace", namespace),), timeout=CALL_TIMEOUT_S
+            )
+        return response.images
+
+    async def image_events(self, namespaces: Sequence[str]) -> AsyncGenerator[Envelope, None]:
+        """Every creation, change and deletion of an image record from now on, until containerd goes away."""
+        filters = [f'namespace=="{namespace}",topic~="^/images/"' for namespace in namespaces]
+        with _failures_told():
+            async for envelope in self._subscribe(SubscribeRequest(filters=filters)):
+                yield envelope
+        raise UnavailableError("containerd ended the stream of events")
+
+
+@asynccontextmanager
+async def connect(socket: Path) -> AsyncGenerator[Containerd, None]:
+    """A connection to the containerd that listens at `socket`; whether one does, the first call tells."""
+    options = [
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        # Channels of one process share connections, and with them minutes of back-off after a failure. A caller
+        # that connects anew wants to try at once.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel:
+        yield Containerd(channel)
+
+
+class Absence:
+    """The time that a containerd is away: told once in the log, and waited for."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._pause_s = 0.0
+
+    async def wait(self, reason: UnavailableError) -> None:
+        """Pause before the next try, longer each time."""
+        if not self._pause_s:
+            _log.warning("%s: %s; trying again until it answers", self._socket, reason)
+        self._pause_s = min(max(2 * self._pause_s, RETRY_S_MIN), RETRY_S_MAX)
+        await asyncio.sleep(self._pause_s)
+
+    def over(self) -> None:
+        """containerd answered; may be called also when it was never away."""
+        if self._pause_s:
+            _log.info("%s: containerd answers", self._socket)
+        self._pause_s = 0.0
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        reason = f"{error.code().name}: {error.details() or 'no reason given'}"
+        raise UnavailableError(f"containerd did not answer ({reason})") from error

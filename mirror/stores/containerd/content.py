@@ -1,0 +1,221 @@
+"""A containerd content directory: opening what is in it, and following what comes and goes.
+
+    <directory>/blobs/<algorithm>/<hex>     complete, verified content, renamed into place, never written again
+    <directory>/ingest/...                  downloads under way; not looked at
+
+inotify tells of single files (IN_MOVED_TO, IN_DELETE). Whatever makes its picture doubtful (a directory that
+comes or goes, a queue that overflowed, a quiet `rescan_interval_s`) is answered in one way: watch anew, list
+everything, tell the difference. Watches are set before the listing, so nothing falls between the two. Where
+inotify is not to be had, listing again and again takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from asyncinotify import Inotify, Mask
+
+from mirror.errors import NotFoundError, UnavailableError
+from mirror.oci import Digest, InvalidReferenceError
+from mirror.stores import ContentAdded, ContentRemoved
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+    from pathlib import Path
+
+    from asyncinotify import Event
+
+    from mirror.stores import StoreEvent
+
+ALGORITHMS: Final = ("sha256", "sha512")
+
+POLL_INTERVAL_S: Final = 1.0
+"""How often the directory is listed while it cannot be watched. A listing of 10,000 files takes about 10 ms."""
+
+RESTART_PAUSE_S: Final = 0.02
+"""The least time between two listings, however fast directories come and go."""
+
+BATCH_EVENTS_MAX: Final = 4096
+"""Changes told at once; the kernel queues 16,384 by default."""
+
+_CREATED = Mask.CREATE
+_ARRIVED = Mask.MOVED_TO
+_LEFT = Mask.DELETE | Mask.MOVED_FROM
+_DIRECTORY_ITSELF = Mask.DELETE_SELF | Mask.MOVE_SELF
+_DOUBTFUL = _DIRECTORY_ITSELF | Mask.Q_OVERFLOW | Mask.IGNORED | Mask.UNMOUNT | Mask.ISDIR
+
+_log = logging.getLogger(__name__)
+
+
+class ContentDirectory:
+    """The content of one containerd. Objects may vanish at any time; one that is open stays readable."""
+
+    def __init__(self, path: Path, rescan_interval_s: float) -> None:
+        self._path = path
+        self._rescan_interval_s = rescan_interval_s
+        self._warned = ""
+
+    async def size(self, digest: Digest) -> int:
+        """The size of an object in bytes. Raises `NotFoundError`, `UnavailableError`."""
+        with _failures_told(digest):
+            status = await asyncio.to_thread(os.stat, self._file(digest))
+        return status.st_size
+
+    async def read(self, digest: Digest, bytes_max: int) -> bytes:
+        """A small object, whole. Raises `NotFoundError` (also when it is larger), `UnavailableError`."""
+
+        def read() -> bytes:
+            with self._file(digest).open("rb") as file:
+                return file.read(bytes_max + 1)
+
+        with _failures_told(digest):
+            data = await asyncio.to_thread(read)
+        if len(data) > bytes_max:
+            raise NotFoundError(f"{digest} is larger than {bytes_max} bytes")
+        return data
+
+    async def open(self, digest: Digest) -> tuple[int, int]:
+        """A file descriptor, which is the caller's to close, and the size. Raises as `size` does."""
+
+        def open_file() -> tuple[int, int]:
+            descriptor = os.open(self._file(digest), os.O_RDONLY)
+            return descriptor, os.fstat(descriptor).st_size
+
+        with _failures_told(digest):
+            opening = asyncio.ensure_future(asyncio.to_thread(open_file))
+            try:
+                return await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                opening.add_done_callback(_close_opened)  # the thread goes on, and nobody else would close it
+                raise
+
+    async def changes(self) -> AsyncGenerator[list[StoreEvent], None]:
+        """The whole listing (maybe empty), then every change. Never ends, and never raises."""
+        told: set[Digest] = set()
+        first = True
+        while True:
+            pause_s = POLL_INTERVAL_S
+            with ExitStack() as stack:
+                inotify = self._watch(stack)
+                batch = await self._rescan(told)
+                if batch or first:
+                    yield batch or []
+                    first = False
+                if inotify is not None and batch is not None:
+                    self._warned = ""
+                    pause_s = RESTART_PAUSE_S
+                    doubtful = False
+                    while not doubtful:
+                        batch, doubtful = await self._next_changes(inotify, told)
+                        if batch:
+                            yield batch
+            await asyncio.sleep(pause_s)
+
+    def _file(self, digest: Digest) -> Path:
+        return self._path / "blobs" / digest.algorithm / digest.hex
+
+    def _watch(self, stack: ExitStack) -> Inotify | None:
+        """Watch every directory that exists, outermost first; None when that is not possible."""
+        blobs = self._path / "blobs"
+        try:
+            inotify = stack.enter_context(Inotify(cache_size=256, sync_timeout=0))
+            inotify.add_watch(self._path, _CREATED | _ARRIVED | _LEFT | _DIRECTORY_ITSELF)
+            with suppress(FileNotFoundError):  # the directory above it will tell when it comes
+                inotify.add_watch(blobs, _CREATED | _ARRIVED | _LEFT | _DIRECTORY_ITSELF)
+            for algorithm in ALGORITHMS:
+                with suppress(FileNotFoundError):
+                    inotify.add_watch(blobs / algorithm, _ARRIVED | _LEFT | _DIRECTORY_ITSELF)
+        except OSError as error:
+            self._warn(error)
+            return None
+        return inotify
+
+    async def _rescan(self, told: set[Digest]) -> list[StoreEvent] | None:
+        """List everything, bring `told` up to date, and return the difference; None when that failed."""
+        try:
+            present = await asyncio.to_thread(self._listing)
+        except OSError as error:
+            self._warn(error)
+            return None
+        batch: list[StoreEvent] = [ContentRemoved(digest) for digest in sorted(told - present)]
+        batch += [ContentAdded(digest) for digest in sorted(present - told)]
+        told.clear()
+        told.update(present)
+        return batch
+
+    def _listing(self) -> set[Digest]:
+        present: set[Digest] = set()
+        for algorithm in ALGORITHMS:
+            try:
+                with os.scandir(self._path / "blobs" / algorithm) as entries:
+                    names = [entry.name for entry in entries]
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            present.update(digest for name in names if (digest := _digest(algorithm, name)))
+        return present
+
+    async def _next_changes(self, inotify: Inotify, told: set[Digest]) -> tuple[list[StoreEvent], bool]:
+        """Wait for changes; returns them, and whether the picture became doubtful."""
+        batch: list[StoreEvent] = []
+        try:
+            async with asyncio.timeout(self._rescan_interval_s):
+                event: Event | None = await inotify.get()
+        except TimeoutError:
+            return batch, True
+        while event is not None:
+            if event.mask & _DOUBTFUL:
+                return batch, True
+            path = event.path
+            digest = _digest(path.parent.name, path.name) if path is not None else None
+            if digest is not None and event.mask & _ARRIVED and digest not in told:
+                told.add(digest)
+                batch.append(ContentAdded(digest))
+            elif digest is not None and event.mask & _LEFT and digest in told:
+                told.remove(digest)
+                batch.append(ContentRemoved(digest))
+            event = inotify.sync_get() if len(batch) < BATCH_EVENTS_MAX else None
+        return batch, False
+
+    def _warn(self, error: OSError) -> None:
+        """Say once what is wrong and what helps; the same again only after it went well in between."""
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            reason = f"{self._path} does not exist (yet); is it mounted where the agent runs?"
+        elif error.errno in {errno.ENOSPC, errno.EMFILE, errno.ENFILE}:
+            reason = (
+                f"no inotify watch or file descriptor left ({error}): raise fs.inotify.max_user_watches, "
+                "fs.inotify.max_user_instances or the limit of open files"
+            )
+        elif error.errno in {errno.EACCES, errno.EPERM}:
+            reason = f"no permission ({error}): run the agent as a user who may read containerd's content"
+        else:
+            reason = str(error)
+        if reason != self._warned:
+            self._warned = reason
+            _log.warning("containerd's content is listed every %g s: %s", POLL_INTERVAL_S, reason)
+
+
+def _digest(algorithm: str, name: str) -> Digest | None:
+    try:
+        return Digest.parse(f"{algorithm}:{name}")
+    except InvalidReferenceError:
+        return None
+
+
+@contextmanager
+def _failures_told(digest: Digest) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"containerd does not have {digest}") from error
+    except OSError as error:
+        raise UnavailableError(f"containerd's {digest} cannot be read: {error}") from error
+
+
+def _close_opened(opening: asyncio.Future[tuple[int, int]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])

@@ -1,0 +1,146 @@
+"""The store made of a containerd's content directory and image records. See the package's docstring."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.errors import CorruptError, NotFoundError, UnavailableError
+from mirror.oci import MANIFEST_BYTES_MAX, OCTET_STREAM, Descriptor, Digest, Kind, manifest_media_type
+from mirror.source import Content, FileBody, MemoryBody
+from mirror.stores.containerd.client import Absence, connect
+from mirror.stores.containerd.content import ContentDirectory
+from mirror.stores.containerd.names import ImageNames
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from mirror.source import Request
+    from mirror.stores import Ingest, StoreEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerdSettings:
+    """Which containerd, and what of it."""
+
+    socket: Path = Path("/run/containerd/containerd.sock")
+    """Where containerd listens, as the agent sees it."""
+
+    namespaces: tuple[str, ...] = ("k8s.io",)
+    """The containerd namespaces whose image names are shown. Content is shown from all: its digest is its name."""
+
+    content_dir: Path | None = None
+    """The directory that holds containerd's `blobs`, where the agent sees it at another place than containerd
+    (mounted elsewhere in a container). None: where containerd says it is."""
+
+    reconcile_interval_s: float = 60.0
+    """How often names and content are listed although nothing was told. It bounds how long a missed event is
+    missed; less costs a listing of all image records and of the content directory each time."""
+
+
+class ContainerdStore:
+    """What a node's containerd has. Knows content and names only while `watch` runs; opens nothing but files."""
+
+    def __init__(self, settings: ContainerdSettings) -> None:
+        self._settings = settings
+        self._names = ImageNames(settings.socket, settings.namespaces, settings.reconcile_interval_s)
+        self._directory: ContentDirectory | None = None
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """Which object is meant. Raises `NotFoundError`, or `UnavailableError` when the disk fails."""
+        digest = self._digest(request)
+        if request.kind is Kind.BLOB:
+            return Descriptor(OCTET_STREAM, digest, await self._content.size(digest))
+        return (await self._manifest(digest))[0]
+
+    async def open(self, request: Request) -> Content:
+        """Open an object. Raises as `resolve` does, and `CorruptError` for a manifest that the disk spoiled."""
+        digest = self._digest(request)
+        if request.kind is Kind.MANIFEST:
+            descriptor, data = await self._manifest(digest)
+            positions = request.range.resolve(len(data)) if request.range else range(len(data))
+            return Content(descriptor, positions, MemoryBody(data[positions.start : positions.stop]), "store")
+        file, size = await self._content.open(digest)
+        positions = request.range.resolve(size) if request.range else range(size)
+        return Content(Descriptor(OCTET_STREAM, digest, size), positions, FileBody(file, positions), "store")
+
+    async def watch(self) -> AsyncGenerator[list[StoreEvent], None]:
+        """Content and tags, then every change, as `Store.watch` promises.
+
+        Nothing is told before the content directory is known: without `content_dir` that waits for containerd's
+        first answer. The tags of a containerd that is away are missing from the first batch, and come later.
+        """
+        directory = ContentDirectory(
+            self._settings.content_dir or await self._find_directory(), self._settings.reconcile_interval_s
+        )
+        self._directory = directory
+        async with aclosing(directory.changes()) as content, aclosing(self._names.changes()) as names:
+            yield await anext(content) + await anext(names)
+            async with aclosing(_merged(content, names)) as batches:
+                async for batch in batches:
+                    yield batch
+
+    async def ingest(self, request: Request) -> Ingest | None:
+        """None: what containerd pulls it keeps itself."""
+        return None
+
+    async def remember(self, request: Request, digest: Digest) -> None:
+        """Nothing: tags are containerd's image records."""
+
+    @property
+    def _content(self) -> ContentDirectory:
+        if self._directory is None:
+            raise UnavailableError("containerd has not told yet where its content is")
+        return self._directory
+
+    def _digest(self, request: Request) -> Digest:
+        """The digest that a request is about, through the image records when it names a tag."""
+        if isinstance(request.reference, Digest):
+            return request.reference
+        digest = self._names.digest(request.repository, request.reference)
+        if digest is None:
+            raise NotFoundError(f"containerd has no image {request.repository}:{request.reference}")
+        return digest
+
+    async def _manifest(self, digest: Digest) -> tuple[Descriptor, bytes]:
+        """A manifest with its bytes, which are verified: they are few, and a power cut can leave an empty file."""
+        data = await self._content.read(digest, MANIFEST_BYTES_MAX)
+        if not await asyncio.to_thread(digest.matches, data):
+            raise CorruptError(f"the file of {digest} has other bytes; remove it with `ctr content rm`")
+        media_type = await asyncio.to_thread(manifest_media_type, data)
+        if media_type is None:
+            raise NotFoundError(f"{digest} is not a manifest")
+        return Descriptor(media_type, digest, len(data)), data
+
+    async def _find_directory(self) -> Path:
+        absence = Absence(self._settings.socket)
+        while True:
+            try:
+                async with connect(self._settings.socket) as containerd:
+                    directory = await containerd.content_directory()
+            except UnavailableError as reason:
+                await absence.wait(reason)
+            else:
+                absence.over()
+                return directory
+
+
+async def _merged(
+    *streams: AsyncGenerator[list[StoreEvent], None],
+) -> AsyncGenerator[list[StoreEvent], None]:
+    """The batches of several streams as they come, in each stream's order."""
+    waiting = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
+    try:
+        while True:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for batch in [batch for batch in waiting if batch.done()]:
+                stream = waiting.pop(batch)
+                yield batch.result()
+                waiting[asyncio.ensure_future(anext(stream))] = stream
+    finally:
+        for batch in waiting:
+            batch.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
