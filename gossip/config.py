@@ -1,0 +1,140 @@
+"""The settings of a node, checked when they are made."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from gossip.codec import ATTRIBUTE_CHARACTERS_MAX, ATTRIBUTES_MAX, NAME_CHARACTERS_MAX
+from gossip.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from gossip.secret import ClusterSecret
+
+SEEDS_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One node's settings. A wrong one raises `ConfigError`, which tells its name, its value and what is allowed."""
+
+    name: str
+    """Of this node; unique in the cluster, and the same after a restart (the Kubernetes node name)."""
+
+    cluster: str = "skvaller"
+    """Messages of other clusters are dropped. It keeps apart by mistake, not by force: that is the secret's task."""
+
+    bind_address: str = "127.0.0.1"
+    """The IP address on which this node listens. Without a secret it must be a loopback address."""
+
+    advertise_address: str = "127.0.0.1"
+    """The IP address or host name under which others reach this node."""
+
+    publish_port: int = 29992
+    router_port: int = 29993
+    """TCP ports of the two sockets: what is published, and requests. They are advertised as they are bound."""
+
+    zone: str = ""
+    """Where this node is, for those who prefer what is near; opaque to gossip."""
+
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """More to tell others about this node; opaque to gossip, at most 16 of 256 characters."""
+
+    seeds: tuple[str, ...] = ()
+    """Nodes to join, as `host:router_port`. A host name is looked up again at each attempt, and may mean several nodes;
+    this node itself may be among them."""
+
+    secret: ClusterSecret | None = None
+    """What all nodes of the cluster share. None: no encryption and no authentication, on loopback only."""
+
+    epoch_file: Path | None = None
+    """Where the epoch's counter is kept. Without it, or when it is lost, a restarted node learns its former epoch from
+    the others, which costs a moment and sending its content again."""
+
+    heartbeat_s: float = 1.0
+    """Between two heartbeats. Lower finds silent members sooner only together with the two limits below; the traffic
+    grows in proportion (about 400 bytes to each member)."""
+
+    silent_last_s: float = 3.0
+    """A member silent for so long is ranked last. At least two heartbeats, or one lost message is enough."""
+
+    silent_hidden_s: float = 8.0
+    """A member silent for so long is hidden. More than `silent_last_s`; lower hides members that merely stall."""
+
+    coalesce_s: float = 0.1
+    """Changes within this time of the last publication wait and go together. Higher saves messages in a burst and costs
+    that much freshness; a change after a quiet time goes out at once."""
+
+    sync_s: float = 2.0
+    """Between two comparisons with a random member, which repair what was lost on the way. Higher saves about 200 bytes
+    each time and repairs later."""
+
+    forget_s: float = 3600.0
+    """A member that nobody heard for so long is forgotten. At least ten times `silent_hidden_s`. Higher keeps more dead
+    weight in memory; lower makes nodes that return after a long partition send their content again."""
+
+    def __post_init__(self) -> None:
+        self._check_text("name", self.name)
+        self._check_text("cluster", self.cluster)
+        self._check_text("advertise_address", self.advertise_address)
+        for name, port in (("publish_port", self.publish_port), ("router_port", self.router_port)):
+            if not 1 <= port <= 65535:
+                raise ConfigError(name, port, "a port from 1 to 65535")
+        if self.publish_port == self.router_port:
+            raise ConfigError("router_port", self.router_port, "another port than publish_port")
+        if len(self.zone) > NAME_CHARACTERS_MAX or not self.zone.isprintable():
+            raise ConfigError("zone", repr(self.zone), f"at most {NAME_CHARACTERS_MAX} printable characters")
+        self._check_bind_address()
+        self._check_attributes()
+        if len(self.seeds) > SEEDS_MAX:
+            raise ConfigError("seeds", f"{len(self.seeds)} seeds", f"at most {SEEDS_MAX}")
+        for seed in self.seeds:
+            parse_seed(seed)
+        self._check_times()
+
+    def _check_text(self, name: str, value: str) -> None:
+        if not 1 <= len(value) <= NAME_CHARACTERS_MAX or not value.isprintable():
+            raise ConfigError(name, repr(value), f"1 to {NAME_CHARACTERS_MAX} printable characters")
+
+    def _check_bind_address(self) -> None:
+        try:
+            address = ipaddress.ip_address(self.bind_address)
+        except ValueError as error:
+            raise ConfigError("bind_address", repr(self.bind_address), "an IP address") from error
+        if self.secret is None and not address.is_loopback:
+            allowed = "a loopback address when there is no cluster secret"
+            raise ConfigError("bind_address", repr(self.bind_address), allowed)
+
+    def _check_attributes(self) -> None:
+        most = ATTRIBUTE_CHARACTERS_MAX
+        if len(self.attributes) > ATTRIBUTES_MAX:
+            raise ConfigError("attributes", f"{len(self.attributes)} entries", f"at most {ATTRIBUTES_MAX}")
+        for key, value in self.attributes.items():
+            if not all(len(text) <= most and text.isprintable() for text in (key, value)):
+                raise ConfigError("attributes", f"{key!r}: {value!r}", f"printable, at most {most} characters each")
+
+    def _check_times(self) -> None:
+        for name in ("heartbeat_s", "coalesce_s", "sync_s"):
+            value = getattr(self, name)
+            if not 0.01 <= value <= 60:
+                raise ConfigError(name, value, "from 0.01 to 60 seconds")
+        if not self.silent_last_s >= 2 * self.heartbeat_s:
+            raise ConfigError("silent_last_s", self.silent_last_s, "at least twice heartbeat_s")
+        if not self.silent_hidden_s > self.silent_last_s:
+            raise ConfigError("silent_hidden_s", self.silent_hidden_s, "more than silent_last_s")
+        if not 10 * self.silent_hidden_s <= self.forget_s <= 1e6:
+            raise ConfigError("forget_s", self.forget_s, "ten times silent_hidden_s to 1,000,000 seconds")
+
+
+def parse_seed(seed: str) -> tuple[str, int]:
+    """Read `host:port` or `[ipv6]:port`."""
+    host, separator, port = seed.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    sound = separator and host and len(host) <= NAME_CHARACTERS_MAX and port.isascii() and port.isdecimal()
+    if not sound or not 1 <= int(port) <= 65535:
+        raise ConfigError("seeds", repr(seed), "host:router_port")
+    return host, int(port)

@@ -1,0 +1,46 @@
+"""What a node counts. All numbers only grow; gauges are asked of the node when they are wanted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts since the node was made.
+
+    `dropped` is by reason: malformed, oversized, cluster, version (not a message for this node); own_name (another
+    node has this node's name), stale_epoch, unknown_owner (late or early); unsent (the way to a member was full).
+    """
+
+    messages_in: int = 0
+    messages_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    gaps: int = 0
+    """Published messages and deltas that show that something before them was lost."""
+    pulls: int = 0
+    syncs: int = 0
+    """Comparisons that found a difference."""
+    rebases: int = 0
+    audit_mismatches: int = 0
+    """Cells that contradicted their owner, were dropped, and pulled again. More than zero means a defect."""
+    conflicts: int = 0
+    """Times that this node had to raise its epoch twice in a second: most likely two nodes have one name."""
+    refused_keys: int = 0
+    """Keys of this node's own that exceed a limit, and are not advertised."""
+    refused_connections: int = 0
+    """Connections without the cluster's key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """How things stand: members by visibility (this node excluded), distinct keys, (key, member) pairs."""
+
+    members_normal: int
+    members_last: int
+    members_hidden: int
+    keys: int
+    pairs: int

@@ -1,0 +1,155 @@
+"""Which members hold a key: the inverted index, compact enough for a million pairs.
+
+It is not the replicated data itself (`gossip.or_set`) and knows no names: a member is a *slot*, a small number that
+is given back when the member is forgotten. A key is stored once and meant by its *id* everywhere else.
+
+The cost: about 4 bytes for the pair here and 8 in the member's own arrays (`gossip.or_set.Cell`), and about 170 bytes
+for each distinct key, nearly all of it CPython's bytes object and dictionary entry.
+
+Invariants: the holders of a key are distinct and ascending; a key without a holder does not exist; a free id stands
+for no key.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SLOTS_MAX: Final = 1 << 16
+"""Slots are unsigned 16-bit numbers; the limit on members (`gossip.membership.MEMBERS_MAX`) lies far below."""
+
+
+class Index:
+    """Holders by key, and keys by group.
+
+    `group_of` maps a key to the group it is listed under, or to None; it must always give the same answer.
+    """
+
+    def __init__(self, group_of: Callable[[bytes], bytes | None]) -> None:
+        self.pairs = 0
+        self._group_of = group_of
+        self._ids: dict[bytes, int] = {}
+        self._keys: list[bytes] = []
+        # A lone holder, the most common case by far in small clusters, is the bare number.
+        self._holders: list[int | array[int]] = []
+        self._free_ids: list[int] = []
+        self._free_slots: list[int] = []
+        self.slots_claimed = 0
+        self._groups: dict[bytes, dict[int, None]] = {}
+
+    def __len__(self) -> int:
+        """The number of distinct keys."""
+        return len(self._ids)
+
+    def claim_slot(self) -> int:
+        """A slot that nobody uses."""
+        if self._free_slots:
+            return self._free_slots.pop()
+        assert self.slots_claimed < SLOTS_MAX
+        self.slots_claimed += 1
+        return self.slots_claimed - 1
+
+    def release_slot(self, slot: int) -> None:
+        """Give a slot back; it holds nothing any more."""
+        self._free_slots.append(slot)
+
+    def key(self, identity: int) -> bytes:
+        """The key that an id stands for."""
+        return self._keys[identity]
+
+    def slots(self, key: bytes) -> Sequence[int]:
+        """The slots that hold `key`, ascending."""
+        identity = self._ids.get(key)
+        if identity is None:
+            return ()
+        holders = self._holders[identity]
+        return (holders,) if isinstance(holders, int) else holders
+
+    def holds(self, slot: int, key: bytes) -> bool:
+        """Whether `slot` holds `key`."""
+        slots = self.slots(key)
+        position = bisect_left(slots, slot)
+        return position < len(slots) and slots[position] == slot
+
+    def keys_in_group(self, group: bytes) -> list[bytes]:
+        """The keys of a group that anybody holds, sorted."""
+        return sorted(self._keys[identity] for identity in self._groups.get(group, ()))
+
+    def insert(self, slot: int, key: bytes) -> int | None:
+        """Note that `slot` holds `key`; the key's id, or None when that was known already."""
+        identity = self._ids.get(key)
+        if identity is None:
+            identity = self._new_key(slot, key)
+        else:
+            holders = self._holders[identity]
+            if isinstance(holders, int):
+                if holders == slot:
+                    return None
+                self._holders[identity] = array("H", sorted((holders, slot)))
+            else:
+                position = bisect_left(holders, slot)
+                if position < len(holders) and holders[position] == slot:
+                    return None
+                holders.insert(position, slot)
+        self.pairs += 1
+        return identity
+
+    def discard(self, slot: int, identity: int) -> None:
+        """Note that `slot` no longer holds a key that it held."""
+        holders = self._holders[identity]
+        self.pairs -= 1
+        if isinstance(holders, int):
+            assert holders == slot
+            self._drop_key(identity)
+            return
+        position = bisect_left(holders, slot)
+        assert holders[position] == slot
+        del holders[position]
+        if len(holders) == 1:
+            self._holders[identity] = holders[0]
+
+    def check(self) -> None:
+        """Assert the invariants; linear in the size of the index."""
+        pairs = 0
+        for key, identity in self._ids.items():
+            assert self._keys[identity] == key
+            slots = self.slots(key)
+            assert len(slots) > 0
+            assert all(first < second for first, second in pairwise(slots))
+            pairs += len(slots)
+            group = self._group_of(key)
+            assert group is None or identity in self._groups[group]
+        assert pairs == self.pairs
+        assert len(self._ids) + len(self._free_ids) == len(self._keys)
+
+    def _new_key(self, slot: int, key: bytes) -> int:
+        if self._free_ids:
+            identity = self._free_ids.pop()
+            self._keys[identity] = key
+            self._holders[identity] = slot
+        else:
+            identity = len(self._keys)
+            self._keys.append(key)
+            self._holders.append(slot)
+        self._ids[key] = identity
+        group = self._group_of(key)
+        if group is not None:
+            self._groups.setdefault(group, {})[identity] = None
+        return identity
+
+    def _drop_key(self, identity: int) -> None:
+        key = self._keys[identity]
+        del self._ids[key]
+        group = self._group_of(key)
+        if group is not None:
+            members = self._groups[group]
+            del members[identity]
+            if not members:
+                del self._groups[group]
+        self._keys[identity] = b""
+        self._free_ids.append(identity)

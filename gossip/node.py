@@ -1,0 +1,306 @@
+"""A running member: the replica on real sockets, with one timer, the epoch file, and the search for seeds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import socket
+from typing import TYPE_CHECKING, Final, Self
+
+from gossip.codec import COUNTER_MAX, DecodeError, decode, encode
+from gossip.config import parse_seed
+from gossip.counters import Counters, Gauges
+from gossip.errors import EpochFileError
+from gossip.membership import Visibility
+from gossip.outputs import Link, Publish, Reply, SaveEpoch, Send, Unlink
+from gossip.replica import Replica
+from gossip.transport import Handler, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from gossip import transport
+    from gossip.config import Config
+    from gossip.membership import Member
+    from gossip.outputs import Output
+
+SEED_ADDRESSES_MAX: Final = 16
+"""Addresses tried at once, chosen at random when the seeds mean more."""
+SEEK_S: Final = 0.2
+SEEK_S_MAX: Final = 10.0
+"""A node without members asks its seeds again after so long, doubling up to the limit."""
+REJOIN_S: Final = 30.0
+"""A node that has members still asks a seed from time to time: so the halves of a parted cluster find each other."""
+RESOLVE_S_MAX: Final = 5.0
+EPOCH_FILE_BYTES_MAX: Final = 32
+
+
+class Node:
+    """One member of the cluster.
+
+    Keys that are added before the node is entered make its epoch's base: a node that restarts with the content it had
+    need not send it again. All methods belong to the loop's thread.
+    """
+
+    def __init__(self, config: Config, *, group_of: Callable[[bytes], bytes | None] = lambda _key: None) -> None:
+        self.config = config
+        self.counters = Counters()
+        self._rng = random.Random(secrets.randbits(128))  # noqa: S311 - for spreading load, not for secrets
+        self._replica = Replica(
+            config,
+            counter=_load_counter(config.epoch_file),
+            rng=self._rng,
+            counters=self.counters,
+            group_of=group_of,
+        )
+        self._transport: Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._seeker: asyncio.Task[None] | None = None
+        self._failure: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Bind the sockets and begin to join. Raises `BindError` or `EpochFileError`."""
+        config = self.config
+        loop = asyncio.get_running_loop()
+        self._failure = loop.create_future()
+        handler = Handler(self._received, self._disconnected, self._refused, self._unsent, self._fail)
+        started = Transport(handler, config.secret.curve_keys() if config.secret else None)
+        await started.start(config.bind_address, config.publish_port, config.router_port)
+        self._transport = started
+        try:
+            self._perform(self._replica.start(loop.time()))
+        except BaseException:
+            self._transport = None
+            await started.close()
+            raise
+        self._seeker = loop.create_task(self._seek())
+        self._seeker.add_done_callback(self._sought)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave: tell the others, and close."""
+        assert self._transport is not None
+        assert self._seeker is not None
+        self._seeker.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._perform(self._replica.leave(asyncio.get_running_loop().time()))
+        closing, self._transport = self._transport, None
+        await closing.close()
+        if self._failure is not None and self._failure.done() and not self._failure.cancelled():
+            self._failure.exception()  # Told by `run`; asyncio need not complain when nobody ran it.
+
+    async def run(self) -> None:
+        """Run until cancelled; an internal failure is raised here."""
+        assert self._failure is not None, "the node is entered first"
+        await asyncio.shield(self._failure)
+
+    # This node's own elements.
+
+    def add(self, key: bytes) -> None:
+        """This node holds `key`; nothing happens when that is known. 1 to 1024 bytes, at most 65,536 keys.
+
+        What exceeds a limit is not advertised, and counted in `Counters.refused_keys`.
+        """
+        self._perform(self._replica.add(key, self._now()))
+
+    def remove(self, key: bytes) -> None:
+        """This node does not hold `key` any more; nothing happens when it did not."""
+        self._perform(self._replica.remove(key, self._now()))
+
+    def holds(self, key: bytes) -> bool:
+        """Whether `key` is among this node's own elements."""
+        return self._replica.set.holds(key)
+
+    # What is known.
+
+    @property
+    def me(self) -> Member:
+        """This node's own record."""
+        return self._replica.me
+
+    def members(self) -> list[Member]:
+        """The visible others, those ranked last at the end."""
+        return self._replica.members()
+
+    def holders(self, key: bytes) -> list[Member]:
+        """The visible members that hold `key`, those ranked last at the end; without this node."""
+        return self._replica.holders(key)
+
+    def keys_in_group(self, group: bytes) -> list[bytes]:
+        """The keys of a group that any member holds, hidden ones and this node included; sorted."""
+        return self._replica.set.index.keys_in_group(group)
+
+    def gauges(self) -> Gauges:
+        """How things stand."""
+        by = dict.fromkeys(Visibility, 0)
+        for other in self._replica.membership.others.values():
+            by[other.visibility] += 1
+        index = self._replica.set.index
+        return Gauges(by[Visibility.NORMAL], by[Visibility.LAST], by[Visibility.HIDDEN], len(index), index.pairs)
+
+    # Driving the replica.
+
+    def _now(self) -> float:
+        # Before the node is entered there may be no loop, and the time does not matter.
+        return asyncio.get_running_loop().time() if self._transport is not None else 0.0
+
+    def _perform(self, outputs: Sequence[Output], reply: transport.Reply | None = None) -> None:
+        """Do what the replica wants, in order; then set the timer."""
+        sockets = self._transport
+        if sockets is None:
+            return
+        for output in outputs:
+            match output:
+                case Publish(sender, message):
+                    sockets.publish(self._count_out(encode(self.config.cluster, sender, message)))
+                case Send(sender, to, message):
+                    frames = encode(self.config.cluster, sender, message)
+                    sockets.send(to.address, to.router_port, self._count_out(frames))
+                case Reply(sender, message):
+                    if reply is not None:
+                        reply(self._count_out(encode(self.config.cluster, sender, message)))
+                case Link(to):
+                    sockets.link(to.name, to.address, to.publish_port)
+                case Unlink(name):
+                    sockets.unlink(name)
+                case SaveEpoch(counter):
+                    _save_counter(self.config.epoch_file, counter)
+        self._set_timer()
+
+    def _count_out(self, frames: list[bytes]) -> list[bytes]:
+        self.counters.messages_out += 1
+        self.counters.bytes_out += sum(map(len, frames))
+        return frames
+
+    def _set_timer(self) -> None:
+        deadline = self._replica.deadline
+        if self._timer is not None:
+            if self._timer.when() == deadline and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        try:
+            self._perform(self._replica.tick(asyncio.get_running_loop().time()))
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
+
+    def _received(self, frames: list[bytes], reply: transport.Reply | None) -> None:
+        if self._transport is None:
+            return
+        self.counters.messages_in += 1
+        self.counters.bytes_in += sum(map(len, frames))
+        try:
+            sender, message = decode(self.config.cluster, frames)
+        except DecodeError as error:
+            self.counters.dropped[error.reason] += 1
+            return
+        try:
+            self._perform(self._replica.receive(sender, message, self._now()), reply)
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
+
+    def _disconnected(self, name: str) -> None:
+        if self._transport is not None:
+            self._replica.disconnected(name, self._now())
+
+    def _refused(self) -> None:
+        self.counters.refused_connections += 1
+
+    def _unsent(self) -> None:
+        self.counters.dropped["unsent"] += 1
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    # Seeds.
+
+    async def _seek(self) -> None:
+        """Ask the seeds to be let in, for ever."""
+        wait_s = SEEK_S
+        while self.config.seeds:
+            addresses = await self._resolve()
+            if self._replica.members():
+                addresses = addresses[:1]
+            for address, port in addresses:
+                if self._transport is not None:
+                    frames = encode(self.config.cluster, *self._replica.join())
+                    self._transport.send(address, port, self._count_out(frames))
+            if self._replica.members():
+                wait_s = SEEK_S
+                await asyncio.sleep(REJOIN_S * self._rng.uniform(0.8, 1.2))
+            else:
+                await asyncio.sleep(wait_s * self._rng.uniform(0.8, 1.2))
+                wait_s = min(2 * wait_s, SEEK_S_MAX)
+
+    async def _resolve(self) -> list[tuple[str, int]]:
+        """The addresses that the seeds mean now, a few of them in random order, without this node's own."""
+        loop = asyncio.get_running_loop()
+        found: dict[tuple[str, int], None] = {}
+        for host, port in map(parse_seed, self.config.seeds):
+            try:
+                async with asyncio.timeout(RESOLVE_S_MAX):
+                    answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError:  # includes the time-out
+                continue
+            found.update(((str(answer[4][0]), port), None) for answer in answers)
+        found.pop((self.config.advertise_address, self.config.router_port), None)
+        addresses = list(found)
+        self._rng.shuffle(addresses)
+        return addresses[:SEED_ADDRESSES_MAX]
+
+    def _sought(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+
+def _load_counter(path: Path | None) -> int:
+    """The counter that was stored last, 0 when there is none.
+
+    A file without a number is as good as lost: the others still know the epoch.
+    """
+    if path is None:
+        return 0
+    try:
+        with path.open("rb") as file:
+            text = file.read(EPOCH_FILE_BYTES_MAX)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise EpochFileError(error.errno, f"cannot read the epoch file {path}: {error.strerror}") from error
+    counter = int(text) if text.strip().isdigit() else 0
+    return counter if counter < COUNTER_MAX else 0
+
+
+def _save_counter(path: Path | None, counter: int) -> None:
+    """Store the counter so that it survives a loss of power.
+
+    This blocks the loop for one fsync, at the start and in the rare case of an epoch raised later: nothing may be sent
+    before it is done.
+    """
+    if path is None:
+        return
+    try:
+        new = path.with_name(path.name + ".new")
+        with new.open("wb") as file:
+            file.write(b"%d\n" % counter)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise EpochFileError(error.errno, f"cannot write the epoch file {path}: {error.strerror}") from error

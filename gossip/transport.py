@@ -1,0 +1,400 @@
+"""The ZeroMQ shell: frames in, frames out. It knows nothing of what they mean.
+
+A node binds an XPUB, which publishes to all who listen, and a ROUTER, which takes requests. It has one SUB for each
+member it listens to, so that each can be opened and closed alone, and a few DEALERs to those it has asked something.
+With a secret every socket is encrypted and authenticated by CURVE, and `gossip.zap` decides who may connect.
+
+All sockets are made and configured here and given to aiozmq's `create_zmq_connection`, since options that are set after
+bind or connect are too late. aiozmq's `pause_reading` is never used: a transport closed while paused leaves its
+descriptor in the selector.
+
+ZMTP heartbeats stay off: with a slow reader and a finite receive limit libzmq 4.3.5 ends the process by an assertion
+(libzmq issues 3937 and 4767), and they prove nothing about a process whose loop hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import aiozmq
+import zmq
+
+from gossip import zap
+from gossip.codec import MESSAGE_BYTES_MAX
+from gossip.errors import BindError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    Frames = list[bytes]
+    Reply = Callable[[Frames], None]
+
+SOCKETS_MAX: Final = 32_768
+TOPICS: Final = (b"E", b"H", b"M")
+FRAMES_BYTES_MAX: Final = MESSAGE_BYTES_MAX
+"""libzmq counts a frame, not a message; the codec checks the sum."""
+
+DEALERS_MAX: Final = 16
+DEALER_IDLE_S: Final = 60.0
+DEALER_STUCK_S: Final = 5.0
+"""A connection that has not taken a message for so long is dialled anew at the next."""
+DEALER_WAITING_MAX: Final = 64
+"""Messages that wait for a connection; more are dropped."""
+
+LEAVE_LINGER_MS: Final = 500
+
+_KEEPALIVE: Final[Mapping[int, int]] = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 10,
+    zmq.TCP_KEEPALIVE_INTVL: 3,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+    zmq.TCP_MAXRT: 10_000,
+    zmq.HANDSHAKE_IVL: 3_000,
+    zmq.MAXMSGSIZE: FRAMES_BYTES_MAX,
+    zmq.IPV6: 1,
+}
+_PUBLISH: Final = {**_KEEPALIVE, zmq.SNDHWM: 1000, zmq.LINGER: LEAVE_LINGER_MS}
+# A finite limit would lose messages whenever the loop stalls for a moment; rate times stall bounds the memory.
+_SUBSCRIBE: Final = {
+    **_KEEPALIVE,
+    zmq.RCVHWM: 0,
+    zmq.LINGER: 0,
+    zmq.RECONNECT_IVL: 200,
+    zmq.RECONNECT_IVL_MAX: 10_000,
+    zmq.CONNECT_TIMEOUT: 3_000,
+}
+# ROUTER_MANDATORY stays off: an answer to somebody who is gone would be an error, and aiozmq closes on errors.
+_ROUTER: Final = {**_KEEPALIVE, zmq.SNDHWM: 1000, zmq.RCVHWM: 1000, zmq.LINGER: 0}
+_DEALER: Final = {
+    **_KEEPALIVE,
+    zmq.SNDHWM: 16,
+    zmq.RCVHWM: 64,
+    zmq.LINGER: 0,
+    zmq.IMMEDIATE: 1,
+    zmq.RECONNECT_IVL: 200,
+    zmq.RECONNECT_IVL_MAX: 2_000,
+    zmq.CONNECT_TIMEOUT: 2_000,
+}
+_REFUSED: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """Who is told what happens; called on the loop's thread, and none of them may raise."""
+
+    received: Callable[[Frames, Reply | None], None]
+    """A message came; the second argument answers it the way it came, None for what was published."""
+    disconnected: Callable[[str], None]
+    """The connection to the member of that name, to which this node listens, broke."""
+    refused: Callable[[], None]
+    """Somebody tried to connect without the cluster's key."""
+    dropped: Callable[[], None]
+    """A message could not be sent: its way is full."""
+    failed: Callable[[BaseException], None]
+    """The transport itself cannot go on."""
+
+
+class Transport:
+    """The sockets of one node. `curve_keys` are the cluster's public and secret key in Z85, None for no security."""
+
+    def __init__(self, handler: Handler, curve_keys: tuple[bytes, bytes] | None) -> None:
+        self._handler = handler
+        self._curve_keys = curve_keys
+        self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
+        self._channels: set[_Channel] = set()
+        self._publisher: _Channel | None = None
+        self._router: _Channel | None = None
+        self._links: dict[str, _Channel] = {}
+        self._dealers: OrderedDict[tuple[str, int], _Channel] = OrderedDict()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def start(self, address: str, publish_port: int, router_port: int) -> None:
+        """Bind both sockets. Raises `BindError`, and leaves nothing open then."""
+        try:
+            if self._curve_keys is not None:
+                socket = self._context.socket(zmq.REP)
+                socket.bind(zap.ENDPOINT)
+                authenticator = self._channel(socket)
+                authenticator.receive = partial(self._authenticate, authenticator)
+                await authenticator.open()
+            self._publisher = self._server(zmq.XPUB, _PUBLISH, address, publish_port)
+            self._router = self._server(zmq.ROUTER, _ROUTER, address, router_port)
+            self._router.receive = self._asked
+            for server in (self._publisher, self._router):
+                await server.open()
+                await self._monitor(server, _REFUSED, self._handler.refused)
+        except BaseException:
+            await self.close()
+            raise
+
+    def publish(self, frames: Frames) -> None:
+        """Send to all who listen; who reads too slowly loses messages."""
+        assert self._publisher is not None
+        self._publisher.send(frames)
+
+    def send(self, address: str, port: int, frames: Frames) -> None:
+        """Send to the ROUTER at an address; answers come to `Handler.received`."""
+        dealer = self._dealer((address, port))
+        if not dealer.send(frames):
+            self._handler.dropped()
+
+    def link(self, name: str, address: str, port: int) -> None:
+        """Listen to what a member publishes; a connection for that name is replaced."""
+        self.unlink(name)
+        socket = self._client(zmq.SUB, _SUBSCRIBE)
+        for topic in TOPICS:
+            socket.setsockopt(zmq.SUBSCRIBE, topic)
+        channel = self._links[name] = self._channel(socket)
+        channel.receive = partial(self._received, None)
+
+        async def connect() -> None:
+            await channel.open()
+            await self._monitor(channel, zmq.EVENT_DISCONNECTED, partial(self._handler.disconnected, name))
+            channel.connect(address, port)
+
+        self._spawn(connect())
+
+    def unlink(self, name: str) -> None:
+        """Stop listening to a member."""
+        channel = self._links.pop(name, None)
+        if channel is not None:
+            channel.close()
+
+    async def close(self) -> None:
+        """Close everything; what was published last still has a moment to go out."""
+        self._closed = True
+        for task in self._opening:
+            task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        channels = list(self._channels)
+        for channel in channels:
+            channel.close()
+        await asyncio.gather(*(channel.closed.wait() for channel in channels))
+        # It waits for the publisher's linger, which bounds it.
+        await asyncio.to_thread(self._context.term)
+
+    # Sockets.
+
+    def _server(self, kind: int, options: Mapping[int, int], address: str, port: int) -> _Channel:
+        socket = self._socket(kind, options)
+        if self._curve_keys is not None:
+            socket.curve_server = True
+            socket.curve_secretkey = self._curve_keys[1]
+            # Without a domain libzmq would not ask the handler at all.
+            socket.setsockopt(zmq.ZAP_DOMAIN, zap.DOMAIN)
+            socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        channel = self._channel(socket)
+        try:
+            socket.bind(_endpoint(address, port))
+        except zmq.ZMQError as error:
+            raise BindError(error.errno, f"cannot listen on {address} port {port}: {error.strerror}") from error
+        return channel
+
+    def _client(self, kind: int, options: Mapping[int, int]) -> zmq.Socket[bytes]:
+        socket = self._socket(kind, options)
+        if self._curve_keys is not None:
+            socket.curve_serverkey = socket.curve_publickey = self._curve_keys[0]
+            socket.curve_secretkey = self._curve_keys[1]
+        return socket
+
+    def _socket(self, kind: int, options: Mapping[int, int]) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(kind)
+        for option, value in options.items():
+            socket.setsockopt(option, value)
+        return socket
+
+    def _channel(self, socket: zmq.Socket[bytes]) -> _Channel:
+        channel = _Channel(socket, self._channels)
+        self._channels.add(channel)
+        return channel
+
+    def _dealer(self, address: tuple[str, int]) -> _Channel:
+        now = asyncio.get_running_loop().time()
+        for other, old in list(self._dealers.items()):
+            stuck = other == address and old.stuck(now)
+            if stuck or old.used_at < now - DEALER_IDLE_S:
+                self._dealers.pop(other).close()
+        dealer = self._dealers.get(address)
+        if dealer is None:
+            while len(self._dealers) >= DEALERS_MAX:
+                self._dealers.popitem(last=False)[1].close()
+            dealer = self._dealers[address] = self._channel(self._client(zmq.DEALER, _DEALER))
+            dealer.receive = partial(self._received, dealer.answer)
+            dealer.connect(*address)
+            self._spawn(dealer.open())
+        dealer.used_at = now
+        self._dealers.move_to_end(address)
+        return dealer
+
+    async def _monitor(self, watched: _Channel, events: int, notify: Callable[[], None]) -> None:
+        """Watch a socket's events. The watcher must connect before libzmq binds, or aiozmq misses the first."""
+        endpoint = f"inproc://monitor.{id(watched)}"
+        socket = self._socket(zmq.PAIR, {zmq.LINGER: 0})
+        socket.connect(endpoint)
+        channel = self._channel(socket)
+        channel.receive = partial(_event, events, notify)
+        await channel.open()
+        watched.watch(endpoint, events, channel)
+
+    def _spawn(self, opening: Coroutine[Any, Any, None]) -> None:
+        assert not self._closed
+        task = asyncio.get_running_loop().create_task(opening)
+        self._opening.add(task)
+        task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._handler.failed(error)
+
+    # What comes.
+
+    def _asked(self, frames: Frames) -> None:
+        route, *message = frames
+        self._received(partial(self._answer, route), message)
+
+    def _received(self, reply: Reply | None, frames: Frames) -> None:
+        self._handler.received(frames, reply)
+
+    def _answer(self, route: bytes, frames: Frames) -> None:
+        assert self._router is not None
+        self._router.send([route, *frames])
+
+    def _authenticate(self, authenticator: _Channel, frames: Frames) -> None:
+        assert self._curve_keys is not None
+        authenticator.send(zap.answer(frames, self._curve_keys[0]))
+
+
+def _ignore(_frames: Frames) -> None:
+    """An XPUB hears subscriptions, which libzmq keeps by itself."""
+
+
+@dataclass(eq=False)
+class _Channel:
+    """One socket behind aiozmq: its protocol object, and what is sent before it is open."""
+
+    socket: zmq.Socket[bytes]
+    registry: set[_Channel]
+    receive: Callable[[Frames], None] = _ignore
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    used_at: float = 0.0
+    waiting_since: float | None = None
+    waiting: list[Frames] = field(default_factory=list)
+    transport: Any = None  # aiozmq has no types
+    monitor: _Channel | None = None
+    closing: bool = False
+
+    async def open(self) -> None:
+        """Start reading and writing."""
+        if self.closing:
+            return
+        await aiozmq.create_zmq_connection(lambda: self, self.socket.type, zmq_sock=self.socket)
+
+    def connect(self, address: str, port: int) -> None:
+        """Connect the socket; libzmq goes on trying."""
+        if not self.closing:
+            self.socket.connect(_endpoint(address, port))
+
+    def watch(self, endpoint: str, events: int, monitor: _Channel) -> None:
+        """Send the socket's events to `monitor`, which lives as long as this."""
+        if self.closing:
+            monitor.close()
+            return
+        self.monitor = monitor
+        self.socket.monitor(endpoint, events)
+
+    def send(self, frames: Frames) -> bool:
+        """Send, or wait for a connection; False when too much waits already."""
+        if self.closing:
+            return False
+        if self.transport is None:
+            if len(self.waiting) < DEALER_WAITING_MAX:
+                self.waiting.append(frames)
+                return True
+            return False
+        # aiozmq keeps what the socket does not take.
+        if self.transport.get_write_buffer_size() > MESSAGE_BYTES_MAX:
+            return False
+        self.transport.write(frames)
+        return True
+
+    def answer(self, frames: Frames) -> None:
+        """Send, if there is room; who does not get an answer asks again."""
+        self.send(frames)
+
+    def stuck(self, now: float) -> bool:
+        """Whether messages have waited for too long."""
+        if self.transport is None or not self.transport.get_write_buffer_size():
+            self.waiting_since = None
+            return False
+        if self.waiting_since is None:
+            self.waiting_since = now
+        return now - self.waiting_since > DEALER_STUCK_S
+
+    def close(self) -> None:
+        """Close the socket, at the latest at the next turn of the loop."""
+        if self.closing:
+            return
+        self.closing = True
+        if self.monitor is not None:
+            self.socket.disable_monitor()
+            self.monitor.close()
+        if self.transport is None:
+            self._gone()
+        else:
+            # `close` would wait for what could not be sent.
+            self.transport.abort()
+
+    # The protocol that aiozmq calls.
+
+    def connection_made(self, transport: Any) -> None:
+        """The socket is in aiozmq's hands."""
+        self.transport = transport
+        if self.closing:
+            transport.abort()
+            return
+        for frames in self.waiting:
+            transport.write(frames)
+        self.waiting.clear()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The socket is closed right after this."""
+        self.closing = True
+        asyncio.get_running_loop().call_soon(self._gone)
+
+    def msg_received(self, frames: Frames) -> None:
+        """A message came."""
+        if not self.closing:
+            self.receive(frames)
+
+    def pause_writing(self) -> None:
+        """The buffer is large; `send` looks at its size itself."""
+
+    def resume_writing(self) -> None:
+        """The buffer is small again."""
+
+    def _gone(self) -> None:
+        if not self.socket.closed:
+            self.socket.close()
+        self.registry.discard(self)
+        self.closed.set()
+
+
+def _event(events: int, notify: Callable[[], None], frames: Frames) -> None:
+    """Read libzmq's event: its number in 16 bits and a value in 32, in the machine's order."""
+    number, _value = struct.unpack("=HI", frames[0])
+    if number & events:
+        notify()
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
