@@ -24,7 +24,11 @@ SIZE_DIGITS_MAX: Final = 18
 _CONTENT_RANGE = re.compile(
     rf"bytes (\d{{1,{SIZE_DIGITS_MAX}}})-(\d{{1,{SIZE_DIGITS_MAX}}})/(\d{{1,{SIZE_DIGITS_MAX}}})"
 )
+_UNSATISFIED_RANGE = re.compile(rf"bytes \*/(\d{{1,{SIZE_DIGITS_MAX}}})")
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
+
+OPENED: Final = frozenset({200, 206, 416})
+"""The answers to a GET that say something of the object: its bytes, some of them, or that it ends before the range."""
 
 CLIENT_ERRORS: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 """What aiohttp raises for anything wrong between it and the server (ValueError: a URL it cannot use)."""
@@ -78,7 +82,7 @@ class ResponseBody:
 
 
 async def open_response(request: Request, response: aiohttp.ClientResponse, origin: str, holder: str = "") -> Content:
-    """Make a content of a 200 or 206 response to a GET by digest; the first bytes are awaited.
+    """Make a content of a response to a GET by digest that `OPENED` names; the first bytes are awaited.
 
     Closes the response and raises `UnavailableError` when it is of no use.
     """
@@ -95,6 +99,11 @@ async def open_response(request: Request, response: aiohttp.ClientResponse, orig
 def _read_head(request: Request, response: aiohttp.ClientResponse) -> tuple[Descriptor, range | None, int]:
     """The object, the positions of it that will be given, and how many bytes of the body to skip first."""
     refuse_encoded(response)
+    if response.status == 416:
+        match = _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if match is None or request.range is None or request.range.resolve(int(match[1])):
+            raise UnavailableError(f"it refused {request.range} without a reason")
+        return Descriptor(OCTET_STREAM, request.digest, int(match[1])), range(0), 0
     media_type = read_media_type(request, response)
     if response.status == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))

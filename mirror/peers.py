@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.errors import CorruptError, NotFoundError, UnavailableError
-from mirror.http_client import CLIENT_ERRORS, open_response, read_descriptor, reason, timeout
+from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, timeout
 from mirror.peer_mac import HEADER
 from mirror.verified import open_verified
 
@@ -130,7 +130,7 @@ class Peers:
             )
         except CLIENT_ERRORS as error:
             raise UnavailableError(reason(error)) from error
-        if response.status in {200, 206}:
+        if response.status in OPENED:
             return response
         response.close()
         if response.status == 404:

@@ -71,7 +71,7 @@ class Pull:
             if not isinstance(error, NotFoundError):
                 log.warning("the store cannot give %s: %s", request.digest, error)
         content = await self._elsewhere.open(request)
-        if content.positions is None or len(content.positions) == 0:
+        if not content.positions:
             return content
         content.body = ResumingBody(self._elsewhere, request, content)
         if not content.partial and (ingest := await self._store.ingest(request)):

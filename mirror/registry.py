@@ -57,9 +57,15 @@ class Observer(Protocol):
         ...
 
 
-def create_registry(source: Source, observer: Observer, middleware: Sequence[Middleware] = ()) -> Starlette:
-    """A read-only registry that answers from `source`."""
-    registry = Registry(source, observer)
+def create_registry(
+    source: Source, observer: Observer, middleware: Sequence[Middleware] = (), *, itself: str = ""
+) -> Starlette:
+    """A read-only registry that answers from `source`.
+
+    A mirror stands for many registries, and each request says which. An app that is one registry itself is given
+    its name, which then goes without saying.
+    """
+    registry = Registry(source, observer, itself)
     return Starlette(
         routes=[
             Route("/v2/", registry.version, methods=["GET"]),
@@ -74,9 +80,10 @@ def create_registry(source: Source, observer: Observer, middleware: Sequence[Mid
 class Registry:
     """The endpoints of the registry."""
 
-    def __init__(self, source: Source, observer: Observer) -> None:
+    def __init__(self, source: Source, observer: Observer, itself: str) -> None:
         self._source = source
         self._observer = observer
+        self._itself = itself
 
     async def version(self, http: HttpRequest) -> Response:
         """`/v2/`: this is a registry, and no credentials are needed to say so."""
@@ -99,7 +106,7 @@ class Registry:
 
     async def _answer(self, http: HttpRequest, kind: Kind) -> Response:
         try:
-            request = read_request(http, kind)
+            request = read_request(http, kind, self._itself)
             if http.method == "HEAD":
                 return self._description(await self._source.resolve(request))
             return self._content(await self._source.open(request))
@@ -143,10 +150,10 @@ class Registry:
         return Response(body, status_code=code.status, media_type=JSON, headers=headers)
 
 
-def read_request(http: HttpRequest, kind: Kind) -> Request:
+def read_request(http: HttpRequest, kind: Kind, itself: str) -> Request:
     """Read path, query and headers into a request that is known to be valid. Raises `RequestError`."""
     name = http.path_params["name"]
-    registry = http.query_params.get("ns")
+    registry = itself or http.query_params.get("ns")
     if registry is None:
         # podman and skopeo send no `ns`: there the registry is the first component of the path.
         registry, _, name = name.partition("/")

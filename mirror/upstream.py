@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.errors import RefusedError, UnavailableError
-from mirror.http_client import CLIENT_ERRORS, open_response, read_descriptor, reason, timeout
+from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, timeout
 from mirror.oci import MANIFEST_BYTES_MAX, Descriptor, Digest
 from mirror.source import read_all
 from mirror.verified import open_verified
@@ -87,7 +87,7 @@ class Upstream:
         return Descriptor(content.descriptor.media_type, Digest.of(data), len(data))
 
     async def _ask(self, method: str, request: Request) -> aiohttp.ClientResponse:
-        """Send the request; returns a 200 or 206, raises `RefusedError` or `UnavailableError` otherwise."""
+        """Send the request; returns an answer of `OPENED`, raises `RefusedError` or `UnavailableError` otherwise."""
         assert self._session is not None, "an upstream is used inside `async with`"
         registry = request.repository.registry
         endpoint = self._registries.endpoint(registry)
@@ -108,7 +108,7 @@ class Upstream:
             )
         except CLIENT_ERRORS as error:
             raise UnavailableError(f"{registry} does not answer: {reason(error)}") from error
-        if response.status in {200, 206}:
+        if response.status in OPENED:
             return response
         raise await _failure(registry, response)
 

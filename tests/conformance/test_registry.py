@@ -1,0 +1,246 @@
+"""What a runtime may rely on, whoever gives the content: one suite for every source behind the same HTTP edge.
+
+Each case runs against a registry in front of the store itself, of a peer that has it, and of an upstream that has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from starlette.middleware import Middleware
+from yarl import URL
+
+from mirror.choice import Holder, Standing
+from mirror.doors import PeerDoor
+from mirror.image_builder import Layer, build_image
+from mirror.metrics import Metrics
+from mirror.oci import Digest, Repository, Tag
+from mirror.peer_mac import PeerMac, Target
+from mirror.peers import Peers
+from mirror.pull import Pull
+from mirror.registries import Endpoint, Registries
+from mirror.registry import create_registry
+from mirror.stores.oci_layout import OciLayout
+from mirror.upstream import Upstream
+from tests.serving import serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+REGISTRY = "registry.test"
+NAME = "lib/app"
+MAC = PeerMac(b"k" * 32)
+TARGET = Target("b", "1.1")
+
+
+class OneHolder:
+    """An index in which one member holds everything, or nothing is held."""
+
+    def __init__(self, *holders: Holder) -> None:
+        self._holders = holders
+
+    def holders(self, digest: Digest) -> tuple[Holder, ...]:
+        return self._holders
+
+    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
+        return None
+
+
+@dataclass
+class Image:
+    layout: Path
+    manifest: Digest
+    layers: list[tuple[Digest, int]]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    layout = tmp_path_factory.mktemp("image")
+    generator = random.Random(1)
+    layers: list[Layer] = [
+        [("data/small", generator.randbytes(100_000))],
+        [("data/large", generator.randbytes(9_000_000))],
+    ]
+    manifest = build_image(layout, f"{REGISTRY}/{NAME}:v1", {"amd64": layers}).digest
+    document = json.loads((layout / "blobs/sha256" / manifest.hex).read_bytes())
+    return Image(layout, manifest, [(Digest.parse(layer["digest"]), layer["size"]) for layer in document["layers"]])
+
+
+@dataclass
+class Face:
+    url: str
+    session: aiohttp.ClientSession
+    manifest: Digest
+    layers: list[tuple[Digest, int]]
+    origin: str
+
+    def request(self, method: str, path: str, **headers: str) -> aiohttp.client._RequestContextManager:
+        return self.session.request(method, f"{self.url}/v2/{path}?ns={REGISTRY}", headers=headers)
+
+
+@pytest_asyncio.fixture(params=["store", "peer", "upstream"], scope="module", loop_scope="module")
+async def face(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, image: Image
+) -> AsyncGenerator[Face]:
+    full, empty = OciLayout(image.layout, 10**9), OciLayout(tmp_path_factory.mktemp("empty"), 1)
+    metrics = Metrics()
+    standing = Standing("", random.Random(1), asyncio.get_running_loop().time)
+    async with AsyncExitStack() as stack:
+        door = Middleware(PeerDoor, observer=metrics.face("peer"), mac=MAC, me=lambda: TARGET)
+        peer_url = await stack.enter_async_context(serving(create_registry(full, metrics.face("peer"), [door])))
+        upstream_url = await stack.enter_async_context(
+            serving(create_registry(full, metrics.face("upstream"), itself=REGISTRY))
+        )
+        index = OneHolder(Holder(TARGET, peer_url, "")) if request.param == "peer" else OneHolder()
+        peers = await stack.enter_async_context(Peers(index, MAC, standing, metrics.source("peer")))
+        registries = Registries({REGISTRY: Endpoint(upstream_url)})
+        upstream = await stack.enter_async_context(Upstream(registries))
+        pull = Pull(full if request.param == "store" else empty, peers, upstream, index)
+        url = await stack.enter_async_context(serving(create_registry(pull, metrics.face("client"))))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Face(url, session, image.manifest, image.layers, request.param)
+
+
+async def test_the_version_endpoint_answers(face: Face) -> None:
+    async with face.session.get(f"{face.url}/v2/") as response:
+        assert response.status == 200
+        assert await response.json() == {}
+
+
+async def test_a_manifest_is_found_by_tag_and_by_digest(face: Face) -> None:
+    for reference in ("v1", str(face.manifest)):
+        async with face.request("HEAD", f"{NAME}/manifests/{reference}") as head:
+            assert head.status == 200
+            assert head.headers["Docker-Content-Digest"] == str(face.manifest)
+            assert head.headers["Content-Type"] == "application/vnd.oci.image.manifest.v1+json"
+        async with face.request("GET", f"{NAME}/manifests/{reference}") as response:
+            data = await response.read()
+            assert response.status == 200
+            assert face.manifest.matches(data)
+            assert response.headers["Content-Length"] == head.headers["Content-Length"] == str(len(data))
+            assert response.headers["Skvaller-Source"] == face.origin
+
+
+async def test_a_blob_is_given_whole(face: Face) -> None:
+    for digest, size in face.layers:
+        async with face.request("GET", f"{NAME}/blobs/{digest}") as response:
+            data = await response.read()
+        assert response.status == 200
+        assert len(data) == size
+        assert digest.matches(data)
+        assert response.headers["Docker-Content-Digest"] == str(digest)
+        assert response.headers["Content-Type"] == "application/octet-stream"
+        assert "Content-Encoding" not in response.headers
+
+
+async def test_a_head_of_a_blob_tells_its_size(face: Face) -> None:
+    digest, size = face.layers[1]
+    async with face.request("HEAD", f"{NAME}/blobs/{digest}") as response:
+        assert response.status == 200
+        assert response.headers["Content-Length"] == str(size)
+        assert response.headers["Accept-Ranges"] == "bytes"
+
+
+async def test_a_range_of_a_blob_is_given(face: Face) -> None:
+    for digest, size in face.layers:
+        async with face.request("GET", f"{NAME}/blobs/{digest}") as response:
+            whole = await response.read()
+        for header, positions in [
+            ("bytes=0-", range(size)),
+            ("bytes=100-", range(100, size)),
+            ("bytes=5-9", range(5, 10)),
+            ("bytes=-7", range(size - 7, size)),
+            (f"bytes=50-{size * 2}", range(50, size)),
+        ]:
+            async with face.request("GET", f"{NAME}/blobs/{digest}", Range=header) as response:
+                part = await response.read()
+            assert part == whole[positions.start : positions.stop], header
+            if len(positions) < size:
+                assert response.status == 206
+                assert response.headers["Content-Range"] == f"bytes {positions.start}-{positions.stop - 1}/{size}"
+            else:
+                assert response.status in {200, 206}
+
+
+async def test_a_range_of_a_manifest_is_given(face: Face) -> None:
+    async with face.request("GET", f"{NAME}/manifests/{face.manifest}", Range="bytes=10-") as response:
+        assert response.status == 206
+        assert response.headers["Content-Range"].startswith("bytes 10-")
+
+
+async def test_a_range_beyond_the_end_is_not_satisfiable(face: Face) -> None:
+    digest, size = face.layers[0]
+    async with face.request("GET", f"{NAME}/blobs/{digest}", Range=f"bytes={size}-") as response:
+        assert response.status == 416
+        assert response.headers["Content-Range"] == f"bytes */{size}"
+
+
+@pytest.mark.parametrize("header", ["bytes=9-3", "bytes=a-b", "lines=1-2", "bytes=1-2,4-5"])
+async def test_a_range_that_makes_no_sense_is_ignored(face: Face, header: str) -> None:
+    digest, size = face.layers[0]
+    async with face.request("GET", f"{NAME}/blobs/{digest}", Range=header) as response:
+        assert response.status == 200
+        assert len(await response.read()) == size
+
+
+async def test_what_nobody_has_is_unknown(face: Face) -> None:
+    missing = Digest.of(b"nobody has this")
+    for kind, code in (("blobs", "BLOB_UNKNOWN"), ("manifests", "MANIFEST_UNKNOWN")):
+        async with face.request("GET", f"{NAME}/{kind}/{missing}") as response:
+            assert response.status == 404
+            assert (await response.json())["errors"][0]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        (f"{NAME}/blobs/sha256:abc", 400, "DIGEST_INVALID"),
+        (f"{NAME}/blobs/v1", 400, "DIGEST_INVALID"),
+        (f"{NAME}/manifests/sha256:{'A' * 64}", 400, "DIGEST_INVALID"),
+        (f"{NAME}/manifests/.hidden", 400, "NAME_INVALID"),
+        ("Lib/App/manifests/v1", 400, "NAME_INVALID"),
+        ("a/%2e%2e/%2e%2e/etc/manifests/v1", 400, "NAME_INVALID"),
+        ("a%2f..%2fb/manifests/v1", 400, "NAME_INVALID"),
+        (f"{NAME}/tags/unknown", 404, "NAME_UNKNOWN"),
+        ("_catalog", 404, "NAME_UNKNOWN"),
+    ],
+)
+async def test_a_wrong_path_gets_ocis_error(face: Face, path: str, status: int, code: str) -> None:
+    async with face.session.get(URL(f"{face.url}/v2/{path}?ns={REGISTRY}", encoded=True)) as response:
+        assert response.status == status
+        assert (await response.json())["errors"][0]["code"] == code
+
+
+@pytest.mark.parametrize("registry", ["", "a/b", "http://a", "a b", "..", "x" * 300])
+async def test_a_wrong_registry_gets_ocis_error(face: Face, registry: str) -> None:
+    url = f"{face.url}/v2/{NAME}/manifests/v1"
+    async with face.session.get(url, params={"ns": registry}) as response:
+        assert response.status == 400
+        assert (await response.json())["errors"][0]["code"] == "NAME_INVALID"
+
+
+async def test_a_request_that_names_no_registry_is_told_how(face: Face) -> None:
+    async with face.session.get(f"{face.url}/v2/{NAME}/manifests/v1") as response:
+        assert response.status == 404
+        assert "ns=" in (await response.json())["errors"][0]["message"]
+
+
+async def test_the_registry_may_be_the_first_component_of_the_path(face: Face) -> None:
+    async with face.session.get(f"{face.url}/v2/{REGISTRY}/{NAME}/manifests/v1") as response:
+        assert response.status == 200
+        assert face.manifest.matches(await response.read())
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST", "PATCH", "DELETE"])
+async def test_a_push_is_unsupported(face: Face, method: str) -> None:
+    async with face.request(method, f"{NAME}/manifests/v1") as response:
+        assert response.status == 405
+        assert (await response.json())["errors"][0]["code"] == "UNSUPPORTED"
