@@ -53,7 +53,7 @@ _ALGORITHMS: Final = ("sha256", "sha512")
 _log = logging.getLogger(__name__)
 
 
-class LayoutError(Exception):
+class LayoutError(OSError):
     """The directory cannot be used as an image layout. Nothing was changed."""
 
 
