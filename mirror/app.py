@@ -59,11 +59,11 @@ async def run_agent(settings: Settings) -> int:
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         store = create_store(settings)
-        secret = ClusterSecret.load(settings.secret_file) if settings.secret_file else None
+        secret = ClusterSecret.from_file(settings.secret_file) if settings.secret_file else None
         mac = PeerMac(secret.derive(KEY_LABEL)) if secret else None
         node = Node(gossip_config(settings, secret), group_of=group_of)
         cluster = Cluster(node)
-        metrics.collect_from(node.counters, node.gauges)
+        metrics.collect_from(node)
         standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
         peers = await stack.enter_async_context(Peers(cluster, mac, standing, metrics.source("peer")))
         upstream = await stack.enter_async_context(Upstream(Registries(settings.registries)))
@@ -81,7 +81,8 @@ async def run_agent(settings: Settings) -> int:
         ]
         for server in servers:
             server.bind()
-        await stack.enter_async_context(node)
+        membership = await stack.enter_async_context(AsyncExitStack())
+        await membership.enter_async_context(node)
 
         def on_stall() -> None:
             stalled.set()
@@ -103,7 +104,7 @@ async def run_agent(settings: Settings) -> int:
             )
             await stopping.wait()
             log.info("stopping: leaving the cluster, then at most %.0f s for running transfers", settings.grace_s)
-            node.leave()
+            await membership.aclose()
             for server in servers:
                 server.stop()
             await asyncio.wait(serving)

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from dataclasses import MISSING, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -39,6 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def _version() -> str:
+    try:
+        return version("skvaller")
+    except PackageNotFoundError:
+        return "(not installed: run from its source)"
+
+
 def _complain(error: BaseException | str) -> None:
     print(f"skvaller: {error}", file=sys.stderr)
 
@@ -47,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skvaller", description="A stateless, cluster-local mirror for OCI images: one agent on each node."
     )
-    parser.add_argument("--version", action="version", version=f"skvaller {version('skvaller')}")
+    parser.add_argument("--version", action="version", version=f"skvaller {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_configure(commands)
@@ -71,7 +78,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             assert setting.default_factory is not MISSING
             default = setting.default_factory()
         shown = " ".join(default) if isinstance(default, tuple) else default
-        suffix = f" [default: {shown}]" if shown not in {"", None} and shown != {} else ""
+        suffix = f" [default: {shown}]" if shown else ""
         serve.add_argument(
             f"--{setting.name.replace('_', '-')}",
             metavar=setting.name.upper(),
@@ -93,6 +100,7 @@ def _serve(options: argparse.Namespace) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     try:
         return asyncio.run(run_agent(settings))
     except (ListenError, GossipError, OSError) as error:

@@ -120,7 +120,7 @@ class Cluster:
 
 
 def _target(member: Member) -> Target:
-    return Target(member.name, str(member.epoch))
+    return Target(member.name, f"{member.epoch.counter}.{member.epoch.nonce}")
 
 
 def _holder(member: Member) -> Holder | None:

@@ -5,7 +5,8 @@ Cardinality is bounded: nothing is labelled by peer, image or digest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -13,6 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+
+    from gossip import Node
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -45,9 +48,9 @@ class Metrics:
         """The observer of one remote source: `peer`."""
         return SourceObserver(self, name)
 
-    def collect_from(self, counters: Callable[[], Mapping[str, int]], gauges: Callable[[], Mapping[str, int]]) -> None:
-        """Export the numbers that the gossip node keeps itself; both are read at each scrape."""
-        self.registry.register(_GossipCollector(counters, gauges))
+    def collect_from(self, node: Node) -> None:
+        """Export the numbers that the gossip node keeps itself; they are read at each scrape."""
+        self.registry.register(_GossipCollector(node))
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
@@ -89,12 +92,21 @@ class SourceObserver:
 
 
 class _GossipCollector:
-    def __init__(self, counters: Callable[[], Mapping[str, int]], gauges: Callable[[], Mapping[str, int]]) -> None:
-        self._counters = counters
-        self._gauges = gauges
+    def __init__(self, node: Node) -> None:
+        self._node = node
 
     def collect(self) -> Iterable[Metric]:
-        for name, value in self._counters().items():
-            yield CounterMetricFamily(f"skvaller_gossip_{name}", name.replace("_", " ").capitalize() + ".", value=value)
-        for name, value in self._gauges().items():
-            yield GaugeMetricFamily(f"skvaller_gossip_{name}", name.replace("_", " ").capitalize() + ".", value=value)
+        counters = self._node.counters
+        for field in fields(counters):
+            name, value = f"skvaller_gossip_{field.name}", getattr(counters, field.name)
+            if isinstance(value, Mapping):
+                family = CounterMetricFamily(name, f"Gossip: {field.name}, by reason.", labels=["reason"])
+                for reason, count in value.items():
+                    family.add_metric([reason], count)
+                yield family
+            else:
+                yield CounterMetricFamily(name, f"Gossip: {field.name.replace('_', ' ')}.", value=value)
+        gauges = self._node.gauges()
+        for field in fields(gauges):
+            text = f"Gossip: {field.name.replace('_', ' ')}."
+            yield GaugeMetricFamily(f"skvaller_gossip_{field.name}", text, value=getattr(gauges, field.name))
