@@ -251,6 +251,8 @@ class Replica:
         assert self.set.at(self.me.name)[0] == self.me.epoch
         known = self.membership.others.keys()
         assert self.set.cells.keys() - known == {self.me.name}, "a set is held only of a member"
+        for name, other in self.membership.others.items():
+            assert self.set.at(name)[0] <= other.member.epoch, "no set is of an epoch that is not on record"
         assert self._wants.keys() <= known
         assert self._gaps.keys() <= known
         assert all(len(gaps) <= GAPS_PER_OWNER_MAX for gaps in self._gaps.values())
@@ -388,7 +390,10 @@ class Replica:
         owner = delta.owner
         if owner == self.me.name:
             return
-        if owner not in self.membership.others:
+        other = self.membership.others.get(owner)
+        # A cell never runs ahead of its owner's record: an owner that lost its disk learns from the records which
+        # epochs there were, and would else choose one below that of a cell.
+        if other is None or delta.epoch > other.member.epoch:
             self.counters.dropped["unknown_owner"] += 1
             return
         if owner not in self.set.cells:
@@ -467,7 +472,8 @@ class Replica:
         behind: list[Version] = []
         ahead: list[Version] = []
         for theirs in versions:
-            if theirs.owner != self.me.name and theirs.owner not in self.membership.others:
+            other = self.membership.others.get(theirs.owner)
+            if theirs.owner != self.me.name and (other is None or theirs.epoch > other.member.epoch):
                 continue
             epoch, version = self.set.at(theirs.owner)
             if (theirs.epoch, theirs.version) < (epoch, version):
