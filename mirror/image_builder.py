@@ -88,9 +88,7 @@ def _write_manifest(
         "created": _CREATED,
         "config": {},
         "rootfs": {"type": "layers", "diff_ids": [str(diff_id) for _, diff_id in written]},
-        "history": [
-            {"created": _CREATED, "created_by": f"layer {number}"} for number in range(1, len(written) + 1)
-        ],
+        "history": [{"created": _CREATED, "created_by": f"layer {number}"} for number in range(1, len(written) + 1)],
     }
     manifest = {
         "schemaVersion": 2,
@@ -106,9 +104,7 @@ def _write_index(blobs: Path, manifests: Mapping[str, Descriptor]) -> Descriptor
         _as_json(manifest) | {"platform": {"architecture": architecture, "os": "linux"}}
         for architecture, manifest in manifests.items()
     ]
-    return _write_document(
-        blobs, OCI_INDEX, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
-    )
+    return _write_document(blobs, OCI_INDEX, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 
 
 def _write_layer(blobs: Path, entries: Layer, gzip_level: int | None) -> tuple[Descriptor, Digest]:

@@ -41,9 +41,7 @@ def read_document(layout: Path, descriptor: Descriptor | dict[str, Any]) -> dict
 
 
 def test_layers_hold_the_files_in_the_order_given(tmp_path: Path) -> None:
-    image = build_image(
-        tmp_path, "v1", {"amd64": [[("etc/motd", b"hello"), ("data/a", b"")], [("data/b", b"beta")]]}
-    )
+    image = build_image(tmp_path, "v1", {"amd64": [[("etc/motd", b"hello"), ("data/a", b"")], [("data/b", b"beta")]]})
     assert image.media_type == OCI_MANIFEST
     manifest = read_document(tmp_path, image)
     layers = [gzip.decompress(read_blob(tmp_path, layer["digest"])) for layer in manifest["layers"]]
@@ -68,9 +66,7 @@ def test_layers_hold_the_files_in_the_order_given(tmp_path: Path) -> None:
 def test_the_config_names_the_digests_of_the_unpacked_layers(
     tmp_path: Path, gzip_level: int | None, media_type: str
 ) -> None:
-    image = build_image(
-        tmp_path, "v1", {"arm64": [[("a", b"a" * 5000)], [("b", b"b")]]}, gzip_level=gzip_level
-    )
+    image = build_image(tmp_path, "v1", {"arm64": [[("a", b"a" * 5000)], [("b", b"b")]]}, gzip_level=gzip_level)
     manifest = read_document(tmp_path, image)
     config = read_document(tmp_path, manifest["config"])
     blobs = [read_blob(tmp_path, layer["digest"]) for layer in manifest["layers"]]

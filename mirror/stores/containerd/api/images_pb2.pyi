@@ -1,3 +1,6 @@
+# ruff: noqa
+# fmt: off
+# mypy: ignore-errors
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from mirror.stores.containerd.api import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers

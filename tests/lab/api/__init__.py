@@ -1,0 +1,1 @@
+"""Message classes generated from `tests/lab/protos`; not to be edited."""
