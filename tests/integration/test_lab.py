@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from mirror.image_builder import build_image
 from tests.lab import Lab, Login, PullError, require
+from tests.lab.images import HERE
 from tests.lab.node import Client
 from tests.lab.process import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ALICE = Login("alice", "correct horse")
 
@@ -90,6 +96,15 @@ async def test_nodes_have_addresses_of_their_own_and_reach_each_other(lab: Lab) 
     async with asyncio.timeout(10):
         while "hello" not in await two.run(sys.executable, "-c", f"try: {connect}\nexcept OSError: pass"):
             await asyncio.sleep(0.05)
+
+
+async def test_an_image_that_was_built_is_understood_by_skopeo(tmp_path: Path) -> None:
+    require("skopeo")
+    image = build_image(tmp_path, "v1", {HERE: [[("a", b"a" * 5000)], [("b", b"b")]]})
+    inspected = json.loads(await run("skopeo", "--insecure-policy", "inspect", f"oci:{tmp_path}:v1"))
+    assert inspected["Digest"] == str(image.digest)
+    assert inspected["Architecture"] == HERE
+    assert len(inspected["Layers"]) == 2
 
 
 async def test_two_labs_live_side_by_side_and_leave_nothing_behind(lab: Lab) -> None:

@@ -58,7 +58,7 @@ class Node:
         self._registries_conf = directory / "registries.conf"
         self._registries: dict[str, tuple[str, list[str]]] = {}
         self.certs_d.mkdir(parents=True)
-        (directory / "config.toml").write_text(self._configuration())
+        self.configure()
         self.containerd = self.process("containerd", ["containerd", "-c", directory / "config.toml"])
 
     def process(
@@ -69,6 +69,28 @@ class Node:
         process = Process(f"{self.name} {name}", command, log, namespace=self.namespace, environment=environment)
         self.processes.append(process)
         return process
+
+    def configure(self, *, discard_unpacked_layers: bool = False) -> None:
+        """Write containerd's configuration, which is read when it starts; 1.6 and all after it understand it.
+
+        `restrict_oom_score_adj` lets pods start where root lacks CAP_SYS_RESOURCE, as in many containers.
+        """
+        cri = 'plugins."io.containerd.grpc.v1.cri"'
+        (self.directory / "config.toml").write_text(f"""\
+version = 2
+root = "{self.directory}/root"
+state = "{self.directory}/state"
+[grpc]
+  address = "{self.socket}"
+[{cri}]
+  restrict_oom_score_adj = true
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  [{cri}.containerd]
+    discard_unpacked_layers = {str(discard_unpacked_layers).lower()}
+  [{cri}.registry]
+    config_path = "{self.certs_d}"
+""")
 
     async def start(self) -> None:
         """Start containerd; returns when it answers."""
@@ -205,25 +227,3 @@ class Node:
             for mirror in mirrors:
                 lines += ["[[registry.mirror]]", f'location = "{mirror}"', "insecure = true"]
         self._registries_conf.write_text("\n".join([*lines, ""]))
-
-    def _configuration(self) -> str:
-        """containerd's configuration, read by 1.6 and by what came after it.
-
-        `restrict_oom_score_adj` lets pods start where root lacks CAP_SYS_RESOURCE, as in many containers.
-        """
-        cri = 'plugins."io.containerd.grpc.v1.cri"'
-        return f"""\
-version = 2
-root = "{self.directory}/root"
-state = "{self.directory}/state"
-[grpc]
-  address = "{self.socket}"
-[{cri}]
-  restrict_oom_score_adj = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-  [{cri}.containerd]
-    discard_unpacked_layers = false
-  [{cri}.registry]
-    config_path = "{self.certs_d}"
-"""
