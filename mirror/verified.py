@@ -31,7 +31,7 @@ async def open_verified(open_: Callable[[Request], Awaitable[Content]], request:
     content = await open_(request)
     limit = MANIFEST_BYTES_MAX if request.kind is Kind.MANIFEST else VERIFY_FIRST_BYTES_MAX
     size = content.descriptor.size
-    if request.kind is Kind.BLOB and (size is None or size > limit):
+    if content.positions == range(0) or (request.kind is Kind.BLOB and (size is None or size > limit)):
         return content
     if size is not None and size > limit:
         await content.body.aclose()

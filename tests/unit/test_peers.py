@@ -1,0 +1,140 @@
+"""Peers that are gone, slow, busy, stale or lying: another one is asked, and the pull goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from mirror import peers as peers_module
+from mirror.choice import Holder, Standing
+from mirror.errors import NotFoundError, UnavailableError
+from mirror.oci import ByteRange, Digest, Kind, Repository
+from mirror.peer_mac import HEADER, PeerMac, Target
+from mirror.peers import TRIES_MAX, Peers
+from mirror.source import Request, read_all
+from tests.serving import HOST, Heard, Script, answering, free_port, scripted
+
+DATA = b"0123456789" * 10
+DIGEST = Digest.of(DATA)
+BLOB = Request(Repository("registry.test:5000", "lib/app"), Kind.BLOB, DIGEST, authorization="Basic secret")
+MAC = PeerMac(b"k" * 32)
+BUSY = answering("503 Busy", ["Content-Length: 0"])
+GOOD = answering("200 OK", [f"Content-Length: {len(DATA)}"], DATA)
+
+
+class Failures(list[str]):
+    def failed(self, reason: str) -> None:
+        self.append(reason)
+
+
+class Listed:
+    def __init__(self, holders: Sequence[Holder]) -> None:
+        self._holders = holders
+
+    def holders(self, digest: Digest) -> Sequence[Holder]:
+        return self._holders if digest == DIGEST else []
+
+
+def holder(url: str, name: str, zone: str) -> Holder:
+    return Holder(Target(name, "1.1"), url, zone)
+
+
+@asynccontextmanager
+async def peers_at(*urls: str, failures: Failures | None = None) -> AsyncGenerator[Peers]:
+    """Peers that are asked in the order given: each is in a zone of its own behind the first, by standing."""
+    standing = Standing("zone", random.Random(1), asyncio.get_running_loop().time)
+    holders = [holder(url, f"peer-{number}", "zone" if not number else "elsewhere") for number, url in enumerate(urls)]
+    async with Peers(Listed(holders), MAC, standing, failures if failures is not None else Failures()) as peers:
+        yield peers
+
+
+async def test_a_peer_is_asked_with_a_mac_and_without_the_clients_credentials() -> None:
+    async with scripted(GOOD) as server, peers_at(server.url) as peers:
+        content = await peers.open(BLOB)
+        assert await read_all(content.body, 1000) == DATA
+        assert (content.origin, content.holder) == ("peer", "peer-0")
+    (heard,) = server.heard
+    assert heard.path == f"/v2/lib/app/blobs/{DIGEST}?ns=registry.test:5000"
+    assert MAC.verify(heard.headers[HEADER.lower()], Target("peer-0", "1.1"), "GET", heard.path, "")
+    assert "authorization" not in heard.headers
+
+
+async def test_the_range_is_under_the_mac() -> None:
+    async with scripted(answering("416 Range", ["Content-Range: bytes */100", "Content-Length: 0"])) as server:
+        async with peers_at(server.url) as peers:
+            content = await peers.open(BLOB.in_part(ByteRange.starting_at(100)))
+            assert content.positions == range(0)
+    heard = server.heard[0]
+    assert MAC.verify(heard.headers[HEADER.lower()], Target("peer-0", "1.1"), "GET", heard.path, "bytes=100-")
+
+
+async def hang(_: Heard, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(30)
+
+
+async def slam(_: Heard, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+BAD: dict[str, tuple[Script, str]] = {
+    "stale": (answering("404 Not Found", ["Content-Length: 0"]), "stale"),
+    "busy": (BUSY, "unavailable"),
+    "forbidden": (answering("403 Forbidden", ["Content-Length: 0"]), "unavailable"),
+    "redirecting": (answering("307 Elsewhere", ["Location: http://127.0.0.1:1/", "Content-Length: 0"]), "unavailable"),
+    "hung": (hang, "unavailable"),
+    "resetting": (slam, "unavailable"),
+    "lying": (answering("200 OK", ["Content-Length: 100"], b"x" * 100), "corrupt"),
+    "short": (answering("200 OK", ["Content-Length: 200"], DATA), "unavailable"),
+}
+
+
+@pytest.mark.parametrize(("script", "reason"), BAD.values(), ids=BAD.keys())
+async def test_a_bad_peer_is_replaced_by_another_one(
+    script: Script, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers_module, "READ_TIMEOUT_S", 0.5)
+    failures = Failures()
+    async with scripted(script) as bad, scripted(GOOD) as good:
+        async with peers_at(bad.url, good.url, failures=failures) as peers:
+            content = await peers.open(BLOB)
+            assert await read_all(content.body, 1000) == DATA
+            assert content.holder == "peer-1"
+    assert failures == [reason]
+
+
+async def test_a_peer_that_failed_is_not_asked_first_again() -> None:
+    async with scripted(BUSY) as bad, scripted(GOOD) as good, peers_at(bad.url, good.url) as peers:
+        for _ in range(3):
+            await (await peers.open(BLOB)).body.aclose()
+        assert len(bad.heard) == 1
+        assert len(good.heard) == 3
+
+
+async def test_a_dead_peer_costs_one_refused_connection() -> None:
+    async with scripted(GOOD) as good, peers_at(f"http://{HOST}:{free_port()}", good.url) as peers:
+        assert (await peers.open(BLOB)).holder == "peer-1"
+
+
+async def test_only_so_many_holders_are_asked() -> None:
+    async with scripted(BUSY) as bad, peers_at(*[bad.url] * (TRIES_MAX + 3)) as peers:
+        with pytest.raises(UnavailableError, match="peer-"):
+            await peers.open(BLOB)
+        assert len(bad.heard) == TRIES_MAX
+
+
+async def test_what_no_member_holds_is_not_found_without_asking() -> None:
+    async with scripted(GOOD) as server, peers_at(server.url) as peers:
+        with pytest.raises(NotFoundError):
+            await peers.open(Request(BLOB.repository, Kind.BLOB, Digest.of(b"other")))
+        assert server.heard == []
+
+
+async def test_a_head_is_answered_by_the_first_that_can() -> None:
+    async with scripted(slam) as bad, scripted(answering("200 OK", ["Content-Length: 100"])) as good:
+        async with peers_at(bad.url, good.url) as peers:
+            descriptor = await peers.resolve(BLOB)
+    assert (descriptor.digest, descriptor.size) == (DIGEST, 100)

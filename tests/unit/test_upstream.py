@@ -1,0 +1,269 @@
+"""The upstream registry is asked as the client asked, and everything it can answer has a meaning."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from mirror import upstream as upstream_module
+from mirror.errors import CorruptError, RefusedError, UnavailableError
+from mirror.oci import MANIFEST_BYTES_MAX, ByteRange, Digest, Kind, Repository, Tag
+from mirror.registries import Endpoint, Registries
+from mirror.source import Request, read_all
+from mirror.upstream import Upstream
+from tests.serving import HOST, Heard, Script, answering, free_port, scripted
+
+REGISTRY = "registry.test"
+REPOSITORY = Repository(REGISTRY, "lib/app")
+BLOB = b"0123456789" * 10
+DIGEST = Digest.of(BLOB)
+MANIFEST = b'{"config": {}, "layers": []}'
+TYPE = "Content-Type: application/vnd.oci.image.manifest.v1+json"
+
+
+def wanted(reference: Digest | Tag = DIGEST, **fields: object) -> Request:
+    kind = Kind.MANIFEST if isinstance(reference, Tag) else Kind.BLOB
+    return Request(REPOSITORY, fields.pop("kind", kind), reference, **fields)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def upstream_at(url: str, ca_file: Path | None = None) -> AsyncGenerator[Upstream]:
+    async with Upstream(Registries({REGISTRY: Endpoint(url, ca_file)})) as upstream:
+        yield upstream
+
+
+async def test_the_clients_header_goes_along_and_nothing_else_does() -> None:
+    async with scripted(answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)) as server:
+        async with upstream_at(server.url) as upstream:
+            content = await upstream.open(wanted(authorization="Bearer token", accept="a/b, c/d"))
+            assert await read_all(content.body, 1000) == BLOB
+    (heard,) = server.heard
+    assert heard.path == f"/v2/lib/app/blobs/{DIGEST}"
+    assert heard.headers["authorization"] == "Bearer token"
+    assert heard.headers["accept"] == "a/b, c/d"
+    assert heard.headers["accept-encoding"] == "identity"
+    assert "range" not in heard.headers
+    assert "Bearer" not in repr(wanted(authorization="Bearer token"))
+
+
+async def test_a_challenge_comes_back_whole() -> None:
+    challenge = (
+        'Bearer realm="https://auth.test/token",service="s",scope="repository:lib/app:pull",error="invalid_token"'
+    )
+    body = b'{"errors":[{"code":"UNAUTHORIZED"}]}'
+    headers = [f"WWW-Authenticate: {challenge}", "WWW-Authenticate: Basic realm=x", f"Content-Length: {len(body)}"]
+    async with scripted(answering("401 Unauthorized", headers, body)) as server, upstream_at(server.url) as upstream:
+        with pytest.raises(RefusedError) as refusal:
+            await upstream.open(wanted())
+    assert refusal.value.status == 401
+    assert refusal.value.body == body
+    values = [value for name, value in refusal.value.headers if name == "WWW-Authenticate"]
+    assert values == [challenge, "Basic realm=x"]
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "404 Not Found", "410 Gone"])
+async def test_a_no_to_this_client_is_relayed(status: str) -> None:
+    async with scripted(answering(status, ["Content-Length: 2"], b"no")) as server, upstream_at(server.url) as upstream:
+        with pytest.raises(RefusedError, match=status[:3]):
+            await upstream.open(wanted())
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "500 Oops", "502 Bad Gateway", "503 No", "204 Nothing"])
+async def test_a_registry_in_trouble_is_unavailable_and_never_a_429(status: str) -> None:
+    async with scripted(answering(status, ["Content-Length: 0"])) as server, upstream_at(server.url) as upstream:
+        with pytest.raises(UnavailableError, match=status[:3]):
+            await upstream.open(wanted())
+
+
+async def cut_short(_: Heard, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + BLOB[:30])
+
+
+async def slam(_: Heard, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+async def say_nothing(_: Heard, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(30)
+
+
+async def stall(_: Heard, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + BLOB[:30])
+    await writer.drain()
+    await asyncio.sleep(30)
+
+
+async def talk_nonsense(_: Heard, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"\x00\x01\x02 what?\r\n\r\n")
+
+
+UNUSABLE: dict[str, Script] = {
+    "cut short": cut_short,
+    "reset": slam,
+    "silence": say_nothing,
+    "stall": stall,
+    "nonsense": talk_nonsense,
+    "encoded": answering("200 OK", ["Content-Encoding: gzip", f"Content-Length: {len(BLOB)}"], BLOB),
+    "no number": answering("200 OK", ["Content-Length: many"], BLOB),
+    "a partial answer that nobody asked for": answering(
+        "206 Partial Content", ["Content-Range: bytes 0-9/100", "Content-Length: 10"], BLOB[:10]
+    ),
+    "endless redirects": answering("307 Temporary Redirect", ["Location: /again", "Content-Length: 0"]),
+    "a redirect to nowhere": answering("307 Temporary Redirect", ["Location: gopher://x", "Content-Length: 0"]),
+}
+
+
+@pytest.mark.parametrize("script", UNUSABLE.values(), ids=UNUSABLE.keys())
+async def test_an_unusable_answer_is_unavailable(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "READ_TIMEOUT_S", 0.5)
+    async with scripted(script) as server, upstream_at(server.url) as upstream:
+        with pytest.raises(UnavailableError):
+            await upstream.open(wanted())
+
+
+async def test_a_registry_that_is_down_is_unavailable() -> None:
+    async with upstream_at(f"http://{HOST}:{free_port()}") as upstream:
+        with pytest.raises(UnavailableError, match=REGISTRY):
+            await upstream.resolve(wanted(Tag("v1")))
+
+
+async def test_wrong_bytes_are_found_out_before_the_first_one_goes_on() -> None:
+    async with scripted(answering("200 OK", ["Content-Length: 100"], b"x" * 100)) as server:
+        async with upstream_at(server.url) as upstream:
+            with pytest.raises(CorruptError):
+                await upstream.open(wanted())
+
+
+async def test_a_manifest_above_the_limit_is_refused_without_being_read() -> None:
+    async def huge(_: Heard, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 200 OK\r\n{TYPE}\r\nContent-Length: 10000000\r\n\r\n".encode() + b"x" * 1000)
+        await asyncio.sleep(30)
+
+    async with scripted(huge) as server, upstream_at(server.url) as upstream:
+        async with asyncio.timeout(5):
+            with pytest.raises(UnavailableError, match="limit"):
+                await upstream.open(wanted(kind=Kind.MANIFEST))
+
+
+async def test_an_endless_manifest_is_given_up_at_the_limit() -> None:
+    body = b"x" * (MANIFEST_BYTES_MAX + 1)
+    async with scripted(answering("200 OK", [TYPE], body)) as server, upstream_at(server.url) as upstream:
+        with pytest.raises(UnavailableError, match="more than"):
+            await upstream.open(wanted(kind=Kind.MANIFEST))
+
+
+async def test_a_large_blob_streams_in_part_from_where_it_was_asked() -> None:
+    large = b"z" * 9_000_000
+    digest = Digest.of(large)
+
+    async def serve(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        assert heard.headers["range"] == "bytes=8999990-"
+        head = f"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 8999990-8999999/{len(large)}\r\n"
+        writer.write(head.encode() + b"Content-Length: 10\r\n\r\n" + large[8999990:])
+
+    async with scripted(serve) as server, upstream_at(server.url) as upstream:
+        content = await upstream.open(wanted(digest, range=ByteRange.starting_at(8999990)))
+        assert content.positions == range(8999990, 9000000)
+        assert await read_all(content.body, 100) == large[8999990:]
+
+
+async def test_a_server_that_ignores_a_range_is_read_past_what_was_not_asked_for() -> None:
+    large = hashlib.sha256(b"seed").digest() * 300_000
+    head = ["Content-Type: application/octet-stream", f"Content-Length: {len(large)}"]
+    async with scripted(answering("200 OK", head, large)) as server, upstream_at(server.url) as upstream:
+        content = await upstream.open(wanted(Digest.of(large), range=ByteRange(1_000_000, 1_000_099)))
+        assert content.positions == range(1_000_000, 1_000_100)
+        assert await read_all(content.body, 1000) == large[1_000_000:1_000_100]
+
+
+async def test_credentials_do_not_follow_a_redirect_to_another_host() -> None:
+    async with scripted(answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)) as storage:
+        redirect = answering("307 Temporary Redirect", [f"Location: {storage.url}/signed?key=1", "Content-Length: 0"])
+        async with scripted(redirect) as server, upstream_at(server.url) as upstream:
+            content = await upstream.open(wanted(authorization="Basic secret"))
+            assert await read_all(content.body, 1000) == BLOB
+            assert server.heard[0].headers["authorization"] == "Basic secret"
+    assert storage.heard[0].path == "/signed?key=1"
+    assert "authorization" not in storage.heard[0].headers
+
+
+async def test_a_tag_is_explained_by_a_head() -> None:
+    headers = [TYPE, f"Docker-Content-Digest: {Digest.of(MANIFEST)}", f"Content-Length: {len(MANIFEST)}"]
+    async with scripted(answering("200 OK", headers)) as server, upstream_at(server.url) as upstream:
+        descriptor = await upstream.resolve(wanted(Tag("v1")))
+    assert descriptor.digest == Digest.of(MANIFEST)
+    assert descriptor.size == len(MANIFEST)
+    assert [heard.method for heard in server.heard] == ["HEAD"]
+
+
+async def test_a_registry_that_tells_no_digest_is_asked_for_the_manifest_itself() -> None:
+    async def serve(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        body = b"" if heard.method == "HEAD" else MANIFEST
+        writer.write(f"HTTP/1.1 200 OK\r\n{TYPE}\r\nContent-Length: {len(MANIFEST)}\r\n\r\n".encode() + body)
+
+    async with scripted(serve) as server, upstream_at(server.url) as upstream:
+        descriptor = await upstream.resolve(wanted(Tag("v1")))
+    assert descriptor.digest == Digest.of(MANIFEST)
+    assert [heard.method for heard in server.heard] == ["HEAD", "GET"]
+
+
+@pytest.mark.parametrize("digest", ["sha256:abc", "", "md5:" + "0" * 32])
+async def test_an_unusable_digest_is_unavailable(digest: str) -> None:
+    headers = [TYPE, f"Docker-Content-Digest: {digest}", "Content-Length: 2"]
+    async with scripted(answering("200 OK", headers)) as server, upstream_at(server.url) as upstream:
+        with pytest.raises(UnavailableError):
+            await upstream.resolve(wanted(Tag("v1")))
+
+
+async def test_tls_is_verified_against_the_configured_ca(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(context)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(BLOB)}\r\nConnection: close\r\n\r\n".encode() + BLOB)
+        writer.close()
+
+    server = await asyncio.start_server(answer, HOST, 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        async with upstream_at(f"https://{HOST}:{port}", ca_file) as upstream:
+            content = await upstream.open(wanted())
+            assert await read_all(content.body, 1000) == BLOB
+        async with upstream_at(f"https://{HOST}:{port}") as upstream:
+            with pytest.raises(UnavailableError, match=r"(?i)certificate"):
+                await upstream.open(wanted())
+
+
+async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted(answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        async with upstream_at("http://registry.test") as upstream:
+            content = await upstream.open(wanted())
+            assert await read_all(content.body, 1000) == BLOB
+    assert proxy.heard[0].path == f"http://registry.test/v2/lib/app/blobs/{DIGEST}"
+
+
+async def test_https_goes_through_the_proxy_as_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted(answering("403 Forbidden", ["Content-Length: 0"])) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        async with upstream_at("https://registry.test") as upstream:
+            with pytest.raises(UnavailableError):
+                await upstream.open(wanted())
+    assert proxy.heard[0].line == "CONNECT registry.test:443 HTTP/1.1"
