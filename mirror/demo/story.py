@@ -63,7 +63,12 @@ async def tell(*, once: bool, view: View | None = None) -> int:
 async def _tell(directory: Path, view: View, *, once: bool) -> int:
     view.say(f"Building {REPOSITORY}:{TAG} from Python's standard library")
     layout = directory / "registry"
-    size = await asyncio.to_thread(build_demo_image, layout)
+    building = asyncio.create_task(asyncio.to_thread(build_demo_image, layout))
+    try:
+        size = await asyncio.shield(building)
+    except asyncio.CancelledError:
+        await asyncio.wait([building])  # else its thread would write into the directory while that is removed
+        raise
     async with DemoRegistry(layout) as registry:
         view.say(f"The registry {registry.url} has it ({size / 1e6:.0f} MB of files). Starting {len(NODES)} agents")
         async with running_agents(NODES, directory, registry.url) as agents:
