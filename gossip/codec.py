@@ -6,10 +6,8 @@ are ignored. The payload is binary, so keys and hashes are never written in hexa
 
 - `Heartbeat`: one frame, audit hash (u64, big endian) and base hash;
 - `Compare`: one frame, the fingerprint;
-- `Deltas`: a frame for each entry of the header's `d`, which is [kind, owner, counter, nonce, after, version]: the
-  additions (their count, then for each the distance of its sequence number from the one before, the key's length, the
-  key), then the removals or the live numbers (their count, then the distances). Numbers are LEB128 varints; distances
-  are at least 1, so sequence numbers ascend by construction.
+- `Deltas`: for each entry of the header's `d`, which is [kind, owner, counter, nonce, after, version], a frame as
+  `gossip.payload` writes it.
 
 Decoding any bytes whatever raises only `DecodeError`, in time linear in their size, and what it lets in satisfies
 everything that `gossip.or_set` and `gossip.membership` assume.
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from gossip.errors import DecodeError
 from gossip.membership import REFUTATION_MAX, Member, Sighting, Status
 from gossip.messages import (
     DELTAS_PER_MESSAGE_MAX,
@@ -41,8 +40,6 @@ from gossip.messages import (
 )
 from gossip.or_set import (
     BASE_HASH_BYTES,
-    KEY_BYTES_MAX,
-    KEYS_PER_OWNER_MAX,
     SEQUENCE_MAX,
     Epoch,
     Head,
@@ -50,12 +47,13 @@ from gossip.or_set import (
     LiveSet,
     Snapshot,
 )
+from gossip.payload import read_content, write_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from gossip.messages import Message
-    from gossip.or_set import Addition, Delta
+    from gossip.or_set import Delta
 
 PROTOCOL: Final = 1
 """What this replica speaks. It also understands the one before, when there is one."""
@@ -68,7 +66,6 @@ ATTRIBUTE_CHARACTERS_MAX: Final = 256
 COUNTER_MAX: Final = 2**63 - 1
 """Of epochs. Half the range is left, so that a member can always take a higher one than it has seen."""
 U64_MAX: Final = 2**64 - 1
-VARINT_BYTES_MAX: Final = 5
 AGE_S_MAX: Final = 1e9
 
 TOPICS: Final[Mapping[type[Message], bytes]] = {
@@ -83,14 +80,6 @@ TOPICS: Final[Mapping[type[Message], bytes]] = {
 
 _HEARTBEAT = struct.Struct(f">Q{BASE_HASH_BYTES}s")
 _KINDS: Final[Mapping[type[Delta], str]] = {Interval: "D", LiveSet: "L", Snapshot: "S"}
-
-
-class DecodeError(ValueError):
-    """These bytes are no message for this replica. `reason` is one of malformed, oversized, cluster, version."""
-
-    def __init__(self, detail: str, reason: str = "malformed") -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 def encode(cluster: str, sender: Sender, message: Message) -> list[bytes]:
@@ -111,7 +100,7 @@ def encode(cluster: str, sender: Sender, message: Message) -> list[bytes]:
             payload = [_HEARTBEAT.pack(head.audit, head.base_hash)]
         case Deltas(deltas):
             header["d"] = [_delta_out(delta) for delta in deltas]
-            payload = [_content_out(delta) for delta in deltas]
+            payload = [write_content(delta) for delta in deltas]
         case Members(sightings):
             header["ms"] = _sightings_out(sightings)
         case Join(member):
@@ -144,12 +133,6 @@ def decode(cluster: str, frames: Sequence[bytes]) -> tuple[Sender, Message]:
         raise DecodeError("a message of another cluster", "cluster")
     sender = Sender(_name(header.get("s")), _epoch(header.get("e")), _integer(header.get("n"), 0, U64_MAX))
     return sender, _message(header, frames[2:], sender)
-
-
-def content_bytes(delta: Delta) -> int:
-    """About how many bytes a delta takes on the wire; never less than half of what it takes."""
-    numbers = () if isinstance(delta, Snapshot) else delta.removals if isinstance(delta, Interval) else delta.live
-    return 64 + sum(len(key) + 4 for _, key in delta.adds) + 2 * len(numbers)
 
 
 def _message(header: dict[str, Any], payload: Sequence[bytes], sender: Sender) -> Message:  # noqa: PLR0911 - a table
@@ -304,10 +287,7 @@ def _delta(entry: object, frame: bytes) -> Delta:
     kind, name, counter, nonce, first, last = _list(entry, 6)
     owner, epoch = _name(name), _epoch([counter, nonce])
     after, version = _integer(first, 0, SEQUENCE_MAX), _integer(last, 0, SEQUENCE_MAX)
-    reader = _Reader(frame)
-    adds = reader.additions()
-    numbers = () if kind == "S" else reader.numbers()
-    reader.end()
+    adds, numbers = read_content(frame, numbered=kind != "S")
     delta: Delta
     if kind == "S" and after == 0:
         delta = Snapshot(owner, epoch, version, adds)
@@ -323,93 +303,3 @@ def _delta(entry: object, frame: bytes) -> Delta:
     if not inside or after > version or (numbers and numbers[-1] > version):
         raise DecodeError("a sequence number lies outside its interval")
     return delta
-
-
-# Payload frames, out and in.
-
-
-def _content_out(delta: Delta) -> bytes:
-    out = bytearray()
-    _put(out, len(delta.adds))
-    before = 0
-    for sequence, key in delta.adds:
-        _put(out, sequence - before)
-        _put(out, len(key))
-        out += key
-        before = sequence
-    if isinstance(delta, Interval):
-        _put_numbers(out, delta.removals)
-    elif isinstance(delta, LiveSet):
-        _put_numbers(out, delta.live)
-    return bytes(out)
-
-
-def _put_numbers(out: bytearray, numbers: Sequence[int]) -> None:
-    _put(out, len(numbers))
-    before = 0
-    for number in numbers:
-        _put(out, number - before)
-        before = number
-
-
-def _put(out: bytearray, number: int) -> None:
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-
-
-class _Reader:
-    """Reads one payload frame, every step within its bounds."""
-
-    def __init__(self, frame: bytes) -> None:
-        self._frame = frame
-        self._position = 0
-
-    def additions(self) -> tuple[Addition, ...]:
-        adds: list[Addition] = []
-        sequence = 0
-        for _ in range(self._number(KEYS_PER_OWNER_MAX)):
-            sequence = self._next(sequence)
-            length = self._number(KEY_BYTES_MAX)
-            key = self._frame[self._position : self._position + length]
-            if not length or len(key) != length:
-                raise DecodeError("a key is cut short")
-            self._position += length
-            adds.append((sequence, key))
-        if len({key for _, key in adds}) != len(adds):
-            raise DecodeError("a key is there twice")
-        return tuple(adds)
-
-    def numbers(self) -> tuple[int, ...]:
-        numbers: list[int] = []
-        number = 0
-        for _ in range(self._number(len(self._frame))):
-            number = self._next(number)
-            numbers.append(number)
-        return tuple(numbers)
-
-    def end(self) -> None:
-        if self._position != len(self._frame):
-            raise DecodeError("bytes after the end of a delta")
-
-    def _next(self, before: int) -> int:
-        step = self._number(SEQUENCE_MAX)
-        if not step or before + step > SEQUENCE_MAX:
-            raise DecodeError("sequence numbers ascend up to their limit")
-        return before + step
-
-    def _number(self, most: int) -> int:
-        value = 0
-        for index in range(VARINT_BYTES_MAX):
-            position = self._position + index
-            if position >= len(self._frame):
-                raise DecodeError("a number is cut short")
-            byte = self._frame[position]
-            value |= (byte & 0x7F) << 7 * index
-            if byte < 0x80:
-                self._position = position + 1
-                if value > most:
-                    raise DecodeError(f"a number above its limit of {most}")
-                return value
-        raise DecodeError("a number of too many bytes")

@@ -1,4 +1,5 @@
-"""What the environment can do wrong, as far as a caller is told. What peers do wrong is counted and dropped."""
+"""What the environment can do wrong, as far as a caller is told. What peers do wrong is counted and dropped
+(`DecodeError` never leaves this package)."""
 
 from __future__ import annotations
 
@@ -23,3 +24,11 @@ class BindError(GossipError, OSError):
 
 class EpochFileError(GossipError, OSError):
     """The epoch file cannot be read or written."""
+
+
+class DecodeError(GossipError, ValueError):
+    """Bytes that are no message for this node. `reason` is one of malformed, oversized, cluster, version."""
+
+    def __init__(self, detail: str, reason: str = "malformed") -> None:
+        super().__init__(detail)
+        self.reason = reason

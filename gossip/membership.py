@@ -24,10 +24,15 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gossip.config import Config
     from gossip.or_set import Epoch
 
 MEMBERS_MAX: Final = 10_000
 REFUTATION_MAX: Final = 2**32 - 1
+
+RELINK_S: Final = 10.0
+RELINK_S_MAX: Final = 60.0
+"""A silent member's connection is opened anew after as long as it has been silent, within these bounds."""
 
 
 class Status(IntEnum):
@@ -69,6 +74,11 @@ class Member:
         """Its place in the total order of the records of this name."""
         return (self.epoch, self.refutation, self.status)
 
+    @property
+    def endpoints(self) -> tuple[str, int, int]:
+        """Where it is reached."""
+        return (self.address, self.publish_port, self.router_port)
+
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -83,7 +93,7 @@ class Other:
     """Another member, as this replica sees it.
 
     `heard_at` is when this replica heard it, `alive_at` the same including what others told. `sequence` is the last
-    number of its published messages, 0 before the first.
+    number of its published messages, 0 before the first. `linked_at` is when its connection was last opened.
     """
 
     member: Member
@@ -98,12 +108,20 @@ class Other:
 class Membership:
     """All records of one replica. Times are monotonic seconds of the local clock."""
 
-    def __init__(self, me: Member, *, last_s: float, hidden_s: float, forget_s: float) -> None:
-        self.me = me
+    def __init__(self, config: Config, epoch: Epoch) -> None:
+        self.me = Member(
+            name=config.name,
+            epoch=epoch,
+            address=config.advertise_address,
+            publish_port=config.publish_port,
+            router_port=config.router_port,
+            zone=config.zone,
+            attributes=dict(config.attributes),
+        )
         self.others: dict[str, Other] = {}
-        self._last_s = last_s
-        self._hidden_s = hidden_s
-        self._forget_s = forget_s
+        self._last_s = config.silent_last_s
+        self._hidden_s = config.silent_hidden_s
+        self._forget_s = config.forget_s
 
     def learn(self, sighting: Sighting, now: float) -> bool:
         """Join a record of another member; whether it is news."""
@@ -152,6 +170,17 @@ class Membership:
         """Judge everybody by the time; whether any visibility changed."""
         changed = [self._judge(other, now) for other in self.others.values()]
         return any(changed)
+
+    def relink(self, now: float) -> list[Member]:
+        """The silent members whose connection is to be opened anew now."""
+        silent = []
+        for other in self.others.values():
+            silence_s = now - other.heard_at
+            due_at = other.linked_at + min(max(silence_s, RELINK_S), RELINK_S_MAX)
+            if silence_s > RELINK_S and now >= due_at and other.member.status is not Status.LEFT:
+                other.linked_at = now
+                silent.append(other.member)
+        return silent
 
     def excuse(self, pause_s: float) -> None:
         """This process itself slept: nobody is to blame for the silence meanwhile."""

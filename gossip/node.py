@@ -9,10 +9,10 @@ import secrets
 import socket
 from typing import TYPE_CHECKING, Final, Self
 
-from gossip.codec import COUNTER_MAX, DecodeError, decode, encode
+from gossip.codec import COUNTER_MAX, decode, encode
 from gossip.config import parse_seed
 from gossip.counters import Counters, Gauges
-from gossip.errors import EpochFileError
+from gossip.errors import DecodeError, EpochFileError
 from gossip.membership import Visibility
 from gossip.outputs import Link, Publish, Reply, SaveEpoch, Send, Unlink
 from gossip.replica import Replica
@@ -127,11 +127,11 @@ class Node:
 
     def members(self) -> list[Member]:
         """The visible others, those ranked last at the end."""
-        return self._replica.members()
+        return self._replica.lookup.members()
 
     def holders(self, key: bytes) -> list[Member]:
         """The visible members that hold `key`, those ranked last at the end; without this node."""
-        return self._replica.holders(key)
+        return self._replica.lookup.holders(key)
 
     def keys_in_group(self, group: bytes) -> list[bytes]:
         """The keys of a group that any member holds, hidden ones and this node included; sorted."""
@@ -230,13 +230,13 @@ class Node:
         wait_s = SEEK_S
         while self.config.seeds:
             addresses = await self._resolve()
-            if self._replica.members():
+            if self._replica.lookup.members():
                 addresses = addresses[:1]
             for address, port in addresses:
                 if self._transport is not None:
                     frames = encode(self.config.cluster, *self._replica.join())
                     self._transport.send(address, port, self._count_out(frames))
-            if self._replica.members():
+            if self._replica.lookup.members():
                 wait_s = SEEK_S
                 await asyncio.sleep(REJOIN_S * self._rng.uniform(0.8, 1.2))
             else:

@@ -181,7 +181,7 @@ class Simulation:
         found = []
         for name in running:
             replica = self.replica(name)
-            others = sorted(member.name for member in replica.members())
+            others = sorted(member.name for member in replica.lookup.members())
             if others != sorted(set(running) - {name}):
                 found.append(f"{name} sees {others}")
             found.extend(
@@ -265,5 +265,5 @@ class Simulation:
             seed = self.hosts.get(name)
             if seed is not None and seed is not host:
                 self._transmit(host, seed, seed.life, frames)
-        wait_s = REJOIN_S if host.replica.members() else SEEK_S
+        wait_s = REJOIN_S if host.replica.lookup.members() else SEEK_S
         self._at(self.now + wait_s * self._nodes.uniform(0.8, 1.2), partial(self._seek, host, life))

@@ -17,14 +17,14 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import aiozmq
 import zmq
 
 from gossip import zap
+from gossip.channel import Channel, endpoint
 from gossip.codec import MESSAGE_BYTES_MAX
 from gossip.errors import BindError
 
@@ -41,11 +41,6 @@ FRAMES_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 
 DEALERS_MAX: Final = 16
 DEALER_IDLE_S: Final = 60.0
-DEALER_STUCK_S: Final = 5.0
-"""A connection that has not taken a message for so long is dialled anew at the next."""
-DEALER_WAITING_MAX: Final = 64
-"""Messages that wait for a connection; more are dropped."""
-
 LEAVE_LINGER_MS: Final = 500
 
 _KEEPALIVE: Final[Mapping[int, int]] = {
@@ -109,11 +104,11 @@ class Transport:
         self._curve_keys = curve_keys
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
-        self._channels: set[_Channel] = set()
-        self._publisher: _Channel | None = None
-        self._router: _Channel | None = None
-        self._links: dict[str, _Channel] = {}
-        self._dealers: OrderedDict[tuple[str, int], _Channel] = OrderedDict()
+        self._channels: set[Channel] = set()
+        self._publisher: Channel | None = None
+        self._router: Channel | None = None
+        self._links: dict[str, Channel] = {}
+        self._dealers: OrderedDict[tuple[str, int], Channel] = OrderedDict()
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -184,7 +179,7 @@ class Transport:
 
     # Sockets.
 
-    def _server(self, kind: int, options: Mapping[int, int], address: str, port: int) -> _Channel:
+    def _server(self, kind: int, options: Mapping[int, int], address: str, port: int) -> Channel:
         socket = self._socket(kind, options)
         if self._curve_keys is not None:
             socket.curve_server = True
@@ -194,7 +189,7 @@ class Transport:
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         channel = self._channel(socket)
         try:
-            socket.bind(_endpoint(address, port))
+            socket.bind(endpoint(address, port))
         except zmq.ZMQError as error:
             raise BindError(error.errno, f"cannot listen on {address} port {port}: {error.strerror}") from error
         return channel
@@ -212,12 +207,12 @@ class Transport:
             socket.setsockopt(option, value)
         return socket
 
-    def _channel(self, socket: zmq.Socket[bytes]) -> _Channel:
-        channel = _Channel(socket, self._channels)
+    def _channel(self, socket: zmq.Socket[bytes]) -> Channel:
+        channel = Channel(socket, self._channels)
         self._channels.add(channel)
         return channel
 
-    def _dealer(self, address: tuple[str, int]) -> _Channel:
+    def _dealer(self, address: tuple[str, int]) -> Channel:
         now = asyncio.get_running_loop().time()
         for other, old in list(self._dealers.items()):
             stuck = other == address and old.stuck(now)
@@ -235,7 +230,7 @@ class Transport:
         self._dealers.move_to_end(address)
         return dealer
 
-    async def _monitor(self, watched: _Channel, events: int, notify: Callable[[], None]) -> None:
+    async def _monitor(self, watched: Channel, events: int, notify: Callable[[], None]) -> None:
         """Watch a socket's events. The watcher must connect before libzmq binds, or aiozmq misses the first."""
         endpoint = f"inproc://monitor.{id(watched)}"
         socket = self._socket(zmq.PAIR, {zmq.LINGER: 0})
@@ -269,124 +264,9 @@ class Transport:
         assert self._router is not None
         self._router.send([route, *frames])
 
-    def _authenticate(self, authenticator: _Channel, frames: Frames) -> None:
+    def _authenticate(self, authenticator: Channel, frames: Frames) -> None:
         assert self._curve_keys is not None
         authenticator.send(zap.answer(frames, self._curve_keys[0]))
-
-
-def _ignore(_frames: Frames) -> None:
-    """An XPUB hears subscriptions, which libzmq keeps by itself."""
-
-
-@dataclass(eq=False)
-class _Channel:
-    """One socket behind aiozmq: its protocol object, and what is sent before it is open."""
-
-    socket: zmq.Socket[bytes]
-    registry: set[_Channel]
-    receive: Callable[[Frames], None] = _ignore
-    closed: asyncio.Event = field(default_factory=asyncio.Event)
-    used_at: float = 0.0
-    waiting_since: float | None = None
-    waiting: list[Frames] = field(default_factory=list)
-    transport: Any = None  # aiozmq has no types
-    monitor: _Channel | None = None
-    closing: bool = False
-
-    async def open(self) -> None:
-        """Start reading and writing."""
-        if self.closing:
-            return
-        await aiozmq.create_zmq_connection(lambda: self, self.socket.type, zmq_sock=self.socket)
-
-    def connect(self, address: str, port: int) -> None:
-        """Connect the socket; libzmq goes on trying."""
-        if not self.closing:
-            self.socket.connect(_endpoint(address, port))
-
-    def watch(self, endpoint: str, events: int, monitor: _Channel) -> None:
-        """Send the socket's events to `monitor`, which lives as long as this."""
-        if self.closing:
-            monitor.close()
-            return
-        self.monitor = monitor
-        self.socket.monitor(endpoint, events)
-
-    def send(self, frames: Frames) -> bool:
-        """Send, or wait for a connection; False when too much waits already."""
-        if self.closing:
-            return False
-        if self.transport is None:
-            if len(self.waiting) < DEALER_WAITING_MAX:
-                self.waiting.append(frames)
-                return True
-            return False
-        # aiozmq keeps what the socket does not take.
-        if self.transport.get_write_buffer_size() > MESSAGE_BYTES_MAX:
-            return False
-        self.transport.write(frames)
-        return True
-
-    def answer(self, frames: Frames) -> None:
-        """Send, if there is room; who does not get an answer asks again."""
-        self.send(frames)
-
-    def stuck(self, now: float) -> bool:
-        """Whether messages have waited for too long."""
-        if self.transport is None or not self.transport.get_write_buffer_size():
-            self.waiting_since = None
-            return False
-        if self.waiting_since is None:
-            self.waiting_since = now
-        return now - self.waiting_since > DEALER_STUCK_S
-
-    def close(self) -> None:
-        """Close the socket, at the latest at the next turn of the loop."""
-        if self.closing:
-            return
-        self.closing = True
-        if self.monitor is not None:
-            self.socket.disable_monitor()
-            self.monitor.close()
-        if self.transport is None:
-            self._gone()
-        else:
-            # `close` would wait for what could not be sent.
-            self.transport.abort()
-
-    # The protocol that aiozmq calls.
-
-    def connection_made(self, transport: Any) -> None:
-        """The socket is in aiozmq's hands."""
-        self.transport = transport
-        if self.closing:
-            transport.abort()
-            return
-        for frames in self.waiting:
-            transport.write(frames)
-        self.waiting.clear()
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        """The socket is closed right after this."""
-        self.closing = True
-        asyncio.get_running_loop().call_soon(self._gone)
-
-    def msg_received(self, frames: Frames) -> None:
-        """A message came."""
-        if not self.closing:
-            self.receive(frames)
-
-    def pause_writing(self) -> None:
-        """The buffer is large; `send` looks at its size itself."""
-
-    def resume_writing(self) -> None:
-        """The buffer is small again."""
-
-    def _gone(self) -> None:
-        if not self.socket.closed:
-            self.socket.close()
-        self.registry.discard(self)
-        self.closed.set()
 
 
 def _event(events: int, notify: Callable[[], None], frames: Frames) -> None:
@@ -394,7 +274,3 @@ def _event(events: int, notify: Callable[[], None], frames: Frames) -> None:
     number, _value = struct.unpack("=HI", frames[0])
     if number & events:
         notify()
-
-
-def _endpoint(address: str, port: int) -> str:
-    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"

@@ -1,0 +1,106 @@
+"""What is known to exist and is not here: deltas that came too early, and whom to ask for what is missing.
+
+A missing delta is mostly on its way, so a pull waits a moment. The first goes to the member that showed the gap, since
+it surely has what is missing, later ones to the owner. After a few the gap is given up: the comparison with a random
+member finds it, if it still is one.
+
+Invariants: see `Gaps.check`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gossip.messages import Version
+from gossip.payload import content_bytes
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Container
+
+    from gossip.or_set import Delta, Epoch, ORSet
+
+PER_OWNER_MAX: Final = 4
+BYTES_MAX: Final = 1024 * 1024
+"""Deltas kept until what comes before them arrives; what is more is dropped and pulled."""
+
+PULL_DELAY_S: Final = 0.02
+"""How long a missing delta may still arrive by itself. As much again is added at random."""
+PULL_RETRY_S: Final = 1.0
+PULLS_MAX: Final = 3
+
+
+@dataclass(slots=True)
+class _Want:
+    """An owner's version that exists, who showed it, and when to ask for it."""
+
+    epoch: Epoch
+    version: int
+    source: str
+    due: float
+    pulls: int = 0
+
+
+class Gaps:
+    """The gaps of one replica."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._wants: dict[str, _Want] = {}
+        self._early: dict[str, list[Delta]] = {}
+
+    def want(self, owner: str, epoch: Epoch, version: int, source: str, now: float) -> None:
+        """This version exists, `source` has it, and it is not here."""
+        want = self._wants.get(owner)
+        if want is None:
+            self._wants[owner] = _Want(epoch, version, source, now + self.delay_s())
+        elif (epoch, version) > (want.epoch, want.version):
+            want.epoch, want.version = epoch, version
+
+    def keep(self, delta: Delta) -> None:
+        """Keep a delta that came too early, if there is room."""
+        early = self._early.setdefault(delta.owner, [])
+        size = sum(content_bytes(kept) for deltas in self._early.values() for kept in deltas)
+        if len(early) < PER_OWNER_MAX and size + content_bytes(delta) <= BYTES_MAX:
+            early.append(delta)
+
+    def release(self, owner: str) -> list[Delta]:
+        """The deltas kept of an owner, which may fit now, in their order; they are not kept any more."""
+        return sorted(self._early.pop(owner, []), key=lambda delta: (delta.epoch, delta.version))
+
+    def forget(self, owner: str) -> None:
+        """Nothing of this owner is wanted."""
+        self._wants.pop(owner, None)
+        self._early.pop(owner, None)
+
+    def due(self, held: ORSet, members: Container[str], now: float) -> dict[str, list[Version]]:
+        """What to ask for now, by the member to ask; what has come or was asked for too often is given up."""
+        asked: dict[str, list[Version]] = {}
+        for owner, want in list(self._wants.items()):
+            if want.due > now:
+                continue
+            epoch, version = held.at(owner)
+            if (epoch, version) >= (want.epoch, want.version) or want.pulls == PULLS_MAX:
+                del self._wants[owner]
+                continue
+            source = want.source if want.pulls == 0 and want.source in members else owner
+            want.pulls += 1
+            want.due = now + PULL_RETRY_S
+            asked.setdefault(source, []).append(Version(owner, epoch, version))
+        return asked
+
+    def delay_s(self) -> float:
+        """How long to wait for what may be on its way."""
+        return PULL_DELAY_S * self._rng.uniform(1, 2)
+
+    @property
+    def deadline(self) -> float:
+        """When `due` has something to say; infinity when nothing is wanted."""
+        return min((want.due for want in self._wants.values()), default=float("inf"))
+
+    def check(self, members: Container[str]) -> None:
+        """Assert that only members' content is wanted or kept, and the limits."""
+        assert all(owner in members for owner in (*self._wants, *self._early))
+        assert all(len(deltas) <= PER_OWNER_MAX for deltas in self._early.values())
+        assert sum(content_bytes(d) for deltas in self._early.values() for d in deltas) <= BYTES_MAX

@@ -1,0 +1,123 @@
+"""A delta's content as bytes: one frame of binary numbers and keys.
+
+First the additions: their count, then for each the distance of its sequence number from the one before, the key's
+length, and the key. Then, but for a snapshot, the removals or the live numbers: their count, then the distances.
+Numbers are LEB128 varints. A distance is at least 1, so sequence numbers ascend by construction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from gossip.errors import DecodeError
+from gossip.or_set import KEY_BYTES_MAX, KEYS_PER_OWNER_MAX, SEQUENCE_MAX, Interval, LiveSet, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gossip.or_set import Addition, Delta
+
+VARINT_BYTES_MAX: Final = 5
+
+
+def write_content(delta: Delta) -> bytes:
+    """The frame of a delta."""
+    out = bytearray()
+    _put(out, len(delta.adds))
+    before = 0
+    for sequence, key in delta.adds:
+        _put(out, sequence - before)
+        _put(out, len(key))
+        out += key
+        before = sequence
+    if isinstance(delta, Interval):
+        _put_numbers(out, delta.removals)
+    elif isinstance(delta, LiveSet):
+        _put_numbers(out, delta.live)
+    return bytes(out)
+
+
+def read_content(frame: bytes, *, numbered: bool) -> tuple[tuple[Addition, ...], tuple[int, ...]]:
+    """The additions of a frame, and the removals or live numbers if it is `numbered`; raises `DecodeError`."""
+    reader = _Reader(frame)
+    adds = reader.additions()
+    numbers = reader.numbers() if numbered else ()
+    reader.end()
+    return adds, numbers
+
+
+def content_bytes(delta: Delta) -> int:
+    """About how many bytes a delta takes on the wire; never less than half of what it takes."""
+    numbers = () if isinstance(delta, Snapshot) else delta.removals if isinstance(delta, Interval) else delta.live
+    return 64 + sum(len(key) + 4 for _, key in delta.adds) + 2 * len(numbers)
+
+
+def _put_numbers(out: bytearray, numbers: Sequence[int]) -> None:
+    _put(out, len(numbers))
+    before = 0
+    for number in numbers:
+        _put(out, number - before)
+        before = number
+
+
+def _put(out: bytearray, number: int) -> None:
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+
+
+class _Reader:
+    """Reads one payload frame, every step within its bounds."""
+
+    def __init__(self, frame: bytes) -> None:
+        self._frame = frame
+        self._position = 0
+
+    def additions(self) -> tuple[Addition, ...]:
+        adds: list[Addition] = []
+        sequence = 0
+        for _ in range(self._number(KEYS_PER_OWNER_MAX)):
+            sequence = self._next(sequence)
+            length = self._number(KEY_BYTES_MAX)
+            key = self._frame[self._position : self._position + length]
+            if not length or len(key) != length:
+                raise DecodeError("a key is cut short")
+            self._position += length
+            adds.append((sequence, key))
+        if len({key for _, key in adds}) != len(adds):
+            raise DecodeError("a key is there twice")
+        return tuple(adds)
+
+    def numbers(self) -> tuple[int, ...]:
+        numbers: list[int] = []
+        number = 0
+        for _ in range(self._number(len(self._frame))):
+            number = self._next(number)
+            numbers.append(number)
+        return tuple(numbers)
+
+    def end(self) -> None:
+        if self._position != len(self._frame):
+            raise DecodeError("bytes after the end of a delta")
+
+    def _next(self, before: int) -> int:
+        step = self._number(SEQUENCE_MAX)
+        if not step or before + step > SEQUENCE_MAX:
+            raise DecodeError("sequence numbers ascend up to their limit")
+        return before + step
+
+    def _number(self, most: int) -> int:
+        value = 0
+        for index in range(VARINT_BYTES_MAX):
+            position = self._position + index
+            if position >= len(self._frame):
+                raise DecodeError("a number is cut short")
+            byte = self._frame[position]
+            value |= (byte & 0x7F) << 7 * index
+            if byte < 0x80:
+                self._position = position + 1
+                if value > most:
+                    raise DecodeError(f"a number above its limit of {most}")
+                return value
+        raise DecodeError("a number of too many bytes")

@@ -1,0 +1,129 @@
+"""The codec's laws: whatever is encoded comes back, and any bytes at all raise only the decode error."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gossip.codec import decode, encode
+from gossip.errors import DecodeError
+from gossip.membership import Member, Sighting, Status
+from gossip.messages import Compare, Deltas, Heartbeat, Join, Members, Message, Pull, Sender, Version, Versions
+from gossip.or_set import Epoch, Head, Interval, LiveSet, Snapshot
+from gossip.payload import content_bytes
+
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+text = st.text(st.characters(categories=("L", "N", "P", "S")), max_size=20)
+names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=20)
+epochs = st.builds(Epoch, st.integers(1, 2**63 - 1), u64)
+ports = st.integers(1, 65535)
+members = st.builds(
+    Member,
+    name=names,
+    epoch=epochs,
+    address=names,
+    publish_port=ports,
+    router_port=ports,
+    zone=text,
+    attributes=st.dictionaries(text, text, max_size=4),
+    refutation=u32,
+    status=st.sampled_from(Status),
+)
+# To the millisecond, which is what an age is sent in.
+sightings = st.builds(Sighting, members, st.integers(0, 10**9).map(lambda ms: round(ms / 1000, 3)))
+versions = st.builds(Version, names, epochs, u32)
+keys = st.binary(min_size=1, max_size=80)
+
+
+@st.composite
+def deltas(draw: st.DrawFn) -> Interval | LiveSet | Snapshot:
+    owner, epoch = draw(names), draw(epochs)
+    after, version = sorted(draw(st.tuples(u32, u32)))
+    added = sorted(draw(st.sets(st.integers(after + 1, version), max_size=5))) if after < version else []
+    fresh = draw(st.lists(keys, min_size=len(added), max_size=len(added), unique=True))
+    adds = tuple(zip(added, fresh, strict=True))
+    kind = draw(st.sampled_from("DLS"))
+    if kind == "D":
+        removals = draw(st.sets(st.integers(1, version), max_size=5)) if version else set()
+        return Interval(owner, epoch, after, version, adds, tuple(sorted(removals)))
+    if kind == "L":
+        live = draw(st.sets(st.integers(1, after), max_size=5)) if after else set()
+        return LiveSet(owner, epoch, after, version, adds, tuple(sorted(live)))
+    return Snapshot(owner, epoch, version, adds)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> tuple[Sender, Message]:
+    me = draw(members)
+    sender = Sender(me.name, me.epoch, draw(u64))
+    base, version = sorted(draw(st.tuples(u32, u32)))
+    head = Head(me.name, me.epoch, version, draw(u64), base, draw(st.binary(min_size=16, max_size=16)))
+    fingerprint = draw(st.binary(min_size=16, max_size=16))
+    message = draw(
+        st.one_of(
+            st.just(Heartbeat(me, head)),
+            st.builds(Deltas, st.lists(deltas(), max_size=4).map(tuple)),
+            st.builds(Members, st.lists(sightings, max_size=4).map(tuple)),
+            st.just(Join(me)),
+            st.builds(Pull, st.lists(versions, max_size=4).map(tuple)),
+            st.just(Compare(me, fingerprint)),
+            st.builds(Versions, st.lists(versions, max_size=4).map(tuple)),
+        )
+    )
+    return sender, message
+
+
+@given(messages())
+def test_what_is_encoded_comes_back(sent: tuple[Sender, Message]) -> None:
+    assert decode("c", encode("c", *sent)) == sent
+
+
+@given(deltas())
+def test_the_estimate_of_a_deltas_size_is_not_less_than_half(delta: Interval | LiveSet | Snapshot) -> None:
+    frames = encode("c", Sender("a", Epoch(1, 1)), Deltas((delta,)))
+    assert 2 * content_bytes(delta) >= len(frames[2])
+
+
+@given(st.lists(st.binary(max_size=64), max_size=6))
+def test_any_frames_raise_only_the_decode_error(frames: list[bytes]) -> None:
+    with suppress(DecodeError):
+        decode("c", frames)
+
+
+@settings(max_examples=300)
+@given(messages(), st.data())
+def test_a_damaged_message_raises_only_the_decode_error(sent: tuple[Sender, Message], data: st.DataObject) -> None:
+    frames = encode("c", *sent)
+    number = data.draw(st.integers(0, len(frames) - 1))
+    frame = bytearray(frames[number])
+    start = data.draw(st.integers(0, len(frame)))
+    end = data.draw(st.integers(start, min(start + 8, len(frame))))
+    frame[start:end] = data.draw(st.binary(max_size=8))
+    frames[number] = bytes(frame)
+    with suppress(DecodeError):
+        decode("c", frames)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=300)
+@given(messages(), st.data())
+def test_a_header_with_wrong_values_raises_only_the_decode_error(
+    sent: tuple[Sender, Message], data: st.DataObject
+) -> None:
+
+    frames = encode("c", *sent)
+    header = orjson.loads(frames[1])
+    header[data.draw(st.sampled_from(sorted(header)))] = data.draw(json_values)
+    frames[1] = orjson.dumps(header)
+    with suppress(DecodeError):
+        decode("c", frames)
