@@ -99,49 +99,51 @@ class ContentDirectory:
         told: set[Digest] = set()
         first = True
         while True:
-            pause_s = POLL_INTERVAL_S
             with ExitStack() as stack:
-                inotify = self._watch(stack)
-                batch = await self._rescan(told)
+                inotify, trouble = self._watch(stack)
+                try:
+                    batch = await self._rescan(told)
+                except OSError as error:
+                    inotify, batch, trouble = None, [], _advice(error)
+                self._warn(trouble)
                 if batch or first:
-                    yield batch or []
+                    yield batch
                     first = False
-                if inotify is not None and batch is not None:
-                    self._warned = ""
-                    pause_s = RESTART_PAUSE_S
-                    doubtful = False
-                    while not doubtful:
-                        batch, doubtful = await self._next_changes(inotify, told)
-                        if batch:
-                            yield batch
-            await asyncio.sleep(pause_s)
+                doubtful = inotify is None
+                while inotify is not None and not doubtful:
+                    batch, doubtful = await self._next_changes(inotify, told)
+                    if batch:
+                        yield batch
+            await asyncio.sleep(POLL_INTERVAL_S if inotify is None else RESTART_PAUSE_S)
 
     def _file(self, digest: Digest) -> Path:
         return self._path / "blobs" / digest.algorithm / digest.hex
 
-    def _watch(self, stack: ExitStack) -> Inotify | None:
-        """Watch every directory that exists, outermost first; None when that is not possible."""
+    def _watch(self, stack: ExitStack) -> tuple[Inotify | None, str]:
+        """Watch every directory that exists, outermost first; None and the reason when that is not possible."""
+        mask = _CREATED | _ARRIVED | _LEFT | _DIRECTORY_ITSELF
         blobs = self._path / "blobs"
         try:
             inotify = stack.enter_context(Inotify(cache_size=256, sync_timeout=0))
-            inotify.add_watch(self._path, _CREATED | _ARRIVED | _LEFT | _DIRECTORY_ITSELF)
-            with suppress(FileNotFoundError):  # the directory above it will tell when it comes
-                inotify.add_watch(blobs, _CREATED | _ARRIVED | _LEFT | _DIRECTORY_ITSELF)
+            nearest = next(path for path in (self._path, *self._path.parents) if path.exists())
+            inotify.add_watch(nearest, mask)
+            for directory in (*reversed(self._path.parents), self._path, blobs):
+                if directory.is_relative_to(nearest):
+                    with suppress(FileNotFoundError):  # the directory above it will tell when it comes
+                        inotify.add_watch(directory, mask)
             for algorithm in ALGORITHMS:
                 with suppress(FileNotFoundError):
                     inotify.add_watch(blobs / algorithm, _ARRIVED | _LEFT | _DIRECTORY_ITSELF)
         except OSError as error:
-            self._warn(error)
-            return None
-        return inotify
+            return None, _advice(error)
+        if nearest == self._path:
+            return inotify, ""
+        # containerd 1.7 and later make it when they pull their first image.
+        return inotify, f"{self._path} does not exist (yet); is it mounted where the agent runs?"
 
-    async def _rescan(self, told: set[Digest]) -> list[StoreEvent] | None:
-        """List everything, bring `told` up to date, and return the difference; None when that failed."""
-        try:
-            present = await asyncio.to_thread(self._listing)
-        except OSError as error:
-            self._warn(error)
-            return None
+    async def _rescan(self, told: set[Digest]) -> list[StoreEvent]:
+        """List everything, bring `told` up to date, and return the difference. Raises `OSError`."""
+        present = await asyncio.to_thread(self._listing)
         batch: list[StoreEvent] = [ContentRemoved(digest) for digest in sorted(told - present)]
         batch += [ContentAdded(digest) for digest in sorted(present - told)]
         told.clear()
@@ -181,22 +183,23 @@ class ContentDirectory:
             event = inotify.sync_get() if len(batch) < BATCH_EVENTS_MAX else None
         return batch, False
 
-    def _warn(self, error: OSError) -> None:
-        """Say once what is wrong and what helps; the same again only after it went well in between."""
-        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-            reason = f"{self._path} does not exist (yet); is it mounted where the agent runs?"
-        elif error.errno in {errno.ENOSPC, errno.EMFILE, errno.ENFILE}:
-            reason = (
-                f"no inotify watch or file descriptor left ({error}): raise fs.inotify.max_user_watches, "
-                "fs.inotify.max_user_instances or the limit of open files"
-            )
-        elif error.errno in {errno.EACCES, errno.EPERM}:
-            reason = f"no permission ({error}): run the agent as a user who may read containerd's content"
-        else:
-            reason = str(error)
-        if reason != self._warned:
-            self._warned = reason
-            _log.warning("containerd's content is listed every %g s: %s", POLL_INTERVAL_S, reason)
+    def _warn(self, trouble: str) -> None:
+        """Say once what is wrong (nothing, when it is empty); the same again only after a change."""
+        if trouble and trouble != self._warned:
+            _log.warning("containerd's content: %s", trouble)
+        self._warned = trouble
+
+
+def _advice(error: OSError) -> str:
+    """What is wrong, and what helps."""
+    if error.errno in {errno.ENOSPC, errno.EMFILE, errno.ENFILE}:
+        return (
+            f"no inotify watch or file descriptor is left ({error}), so it is listed every {POLL_INTERVAL_S:g} s; "
+            "raise fs.inotify.max_user_watches, fs.inotify.max_user_instances or the limit of open files"
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"no permission ({error}); run the agent as a user who may read it"
+    return str(error)
 
 
 def _digest(algorithm: str, name: str) -> Digest | None:

@@ -84,18 +84,52 @@ async def test_a_download_under_way_is_not_told(tmp_path: Path) -> None:
         assert await told_until(changes, ContentAdded(digest)) == [ContentAdded(digest)]
 
 
-@pytest.mark.parametrize("existing", ["", "root", "root/blobs", "root/blobs/sha512"])
+@pytest.mark.parametrize(
+    "existing", ["", "above/it", "above/it/root", "above/it/root/blobs", "above/it/root/blobs/sha512"]
+)
 async def test_directories_that_do_not_exist_yet_are_followed_once_they_do(tmp_path: Path, existing: str) -> None:
-    root = tmp_path / "root"
+    root = tmp_path / "above" / "it" / "root"
     (tmp_path / existing).mkdir(parents=True, exist_ok=True)
     async with aclosing(ContentDirectory(root, 60).changes()) as changes:
         assert await anext(changes) == []
         following = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0.05)
         first = add(root, b"first")
-        assert ContentAdded(first) in await asyncio.wait_for(following, content.POLL_INTERVAL_S + 1)
+        assert ContentAdded(first) in await asyncio.wait_for(following, TOLD_WITHIN_S)
         second = add(root, b"second", "sha512")
         assert await told_until(changes, ContentAdded(second)) == [ContentAdded(second)]
+
+
+async def test_a_directory_that_does_not_exist_is_named_in_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with aclosing(ContentDirectory(tmp_path / "missing", 0.05).changes()) as changes:
+        assert await anext(changes) == []
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(changes), 0.3)
+    assert len(caplog.records) == 1
+    assert str(tmp_path / "missing") in caplog.text
+
+
+async def test_a_directory_that_cannot_be_listed_loses_nothing_that_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(content, "POLL_INTERVAL_S", 0.02)
+    first = add(tmp_path, b"first")
+    async with aclosing(ContentDirectory(tmp_path, 0.05).changes()) as changes:
+        assert await anext(changes) == [ContentAdded(first)]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", refuse)
+            following = asyncio.ensure_future(anext(changes))
+            await asyncio.sleep(0.3)
+            second = add(tmp_path, b"second")
+            await asyncio.sleep(0.1)
+        assert await asyncio.wait_for(following, TOLD_WITHIN_S) == [ContentAdded(second)]
+    assert len(caplog.records) == 1
+    assert "run the agent as a user who may read it" in caplog.text
 
 
 async def test_a_directory_that_is_removed_and_made_anew_is_followed_again(tmp_path: Path) -> None:
