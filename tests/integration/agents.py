@@ -1,0 +1,147 @@
+"""Agents of the product on the nodes of the lab, started as an operator starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+
+from gossip import ClusterSecret, Config
+from gossip import Node as GossipNode
+from mirror.cluster import Cluster, content_key, group_of
+from mirror.oci import Digest, Repository, Tag
+from tests.lab import Lab, Node, Registry
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = (sys.executable, "-m", "mirror")
+CLIENT_PORT, PEER_PORT, PUBLISH_PORT, ROUTER_PORT, METRICS_PORT = 29990, 29991, 29992, 29993, 29994
+READY_TIMEOUT_S = 20.0
+POLL_S = 0.02
+SECRET = bytes(range(48))
+
+
+class Agent:
+    """The agent of one node, with the containerd store. `process` is its process: stop, kill or pause it."""
+
+    def __init__(self, node: Node, seeds: str, registries: Sequence[Registry], *, secret: bytes = SECRET) -> None:
+        self.node = node
+        secret_file = node.directory / "secret"
+        secret_file.write_bytes(secret)
+        command: list[str | Path] = [
+            *COMMAND,
+            "serve",
+            *("--name", node.name),
+            *("--address", node.address),
+            *("--secret-file", secret_file),
+            *("--epoch-file", node.directory / "epoch"),
+            *("--seeds", seeds),
+            *("--store", "containerd"),
+            *("--containerd-socket", node.socket),
+            *("--registries", " ".join(f"{registry.name}={registry.url}" for registry in registries)),
+        ]
+        self.process = node.process("agent", command, {"PYTHONPATH": str(ROOT)})
+
+    async def start(self) -> None:
+        """Start it; returns when it says that it is ready."""
+        await self.process.start()
+        await eventually(self._ready, READY_TIMEOUT_S)
+
+    async def _ready(self) -> bool:
+        assert self.process.running, self.process.log()
+        return await self.fetch("readyz") == "ok\n"
+
+    async def fetch(self, path: str) -> str | None:
+        """A page of its status face; None when it does not answer."""
+        try:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+                async with session.get(f"http://{self.node.address}:{METRICS_PORT}/{path}") as response:
+                    return await response.text()
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of all samples of a metric that have these labels."""
+        total = 0.0
+        for sample, pairs, value in re.findall(
+            r"^(\w+)(\{.*\})? (\S+)$", await self.fetch("metrics") or "", re.MULTILINE
+        ):
+            if sample == name and all(f'{label}="{wanted}"' in pairs for label, wanted in labels.items()):
+                total += float(value)
+        return total
+
+    async def configure_containerd(self) -> None:
+        """Lead the node's containerd to the agent, with the product's own command."""
+        await self.node.run(
+            *COMMAND, "configure", "--certs-dir", self.node.certs_d, environment={"PYTHONPATH": str(ROOT)}
+        )
+
+
+async def start_agents(nodes: Sequence[Node], *registries: Registry) -> list[Agent]:
+    """An agent on each node, each with all as its seeds; each node's containerd led to its agent."""
+    seeds = ",".join(f"{node.address}:{ROUTER_PORT}" for node in nodes)
+    agents = [Agent(node, seeds, registries) for node in nodes]
+    await asyncio.gather(*(agent.start() for agent in agents))
+    for agent in agents:
+        await agent.configure_containerd()
+
+    async def all_met() -> bool:
+        met = [await agent.metric("skvaller_gossip_members_normal") for agent in agents]
+        return met == [len(agents) - 1] * len(agents)
+
+    await eventually(all_met, READY_TIMEOUT_S)
+    return agents
+
+
+@asynccontextmanager
+async def observer(lab: Lab, *, secret: bytes = SECRET) -> AsyncGenerator[GossipNode]:
+    """A member of the cluster in the test's own process, which holds nothing and sees everything."""
+    config = Config(
+        name="observer",
+        bind_address=lab.gateway,
+        advertise_address=lab.gateway,
+        seeds=(f"{lab.node(1).address}:{ROUTER_PORT}",),
+        secret=ClusterSecret(secret),
+    )
+    async with GossipNode(config, group_of=group_of) as node:
+        yield node
+
+
+def holders(node: GossipNode, digest: Digest) -> set[str]:
+    """The names of the visible members that hold an object."""
+    return {member.name for member in node.holders(content_key(digest))}
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
+    """Wait until a condition holds. Raises `TimeoutError`."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():
+            await asyncio.sleep(POLL_S)
+
+
+async def seen(node: GossipNode, digest: Digest, names: set[str], timeout_s: float) -> None:
+    """Wait until an object is held by just these members, as the observer sees it."""
+
+    async def right() -> bool:
+        return holders(node, digest) == names
+
+    try:
+        await eventually(right, timeout_s)
+    except TimeoutError:
+        raise AssertionError(f"after {timeout_s} s {digest} is held by {holders(node, digest)}, not {names}") from None
+
+
+async def tag_seen(node: GossipNode, name: str, digest: Digest, timeout_s: float) -> None:
+    """Wait until the cluster knows that the tag in an image's name means a digest."""
+    registry, _, rest = name.partition("/")
+    repository, _, tag = rest.rpartition(":")
+    cluster = Cluster(node)
+
+    async def known() -> bool:
+        return cluster.last_known(Repository.parse(registry, repository), Tag.parse(tag)) == digest
+
+    await eventually(known, timeout_s)
