@@ -265,16 +265,13 @@ class Replica:
         if self.membership.revise(now):
             self.lookup.outdated()
         for name in self.membership.expired(now):
-            self._forget(name)
+            self.membership.forget(name)
+            self.set.forget(name)
+            self._gaps.forget(name)
+            self._corrections.pop(name, None)
+            self.lookup.outdated()
+            self._outputs.append(Unlink(name))
         self._outputs.extend(Link(member) for member in self.membership.relink(now))
-
-    def _forget(self, name: str) -> None:
-        self.membership.forget(name)
-        self.set.forget(name)
-        self._gaps.forget(name)
-        self._corrections.pop(name, None)
-        self.lookup.outdated()
-        self._outputs.append(Unlink(name))
 
     # Content.
 
