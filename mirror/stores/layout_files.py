@@ -37,7 +37,7 @@ from mirror.oci import (
 from mirror.stores.layout_index import BrokenIndexError, LayoutIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from io import FileIO
     from pathlib import Path
 
@@ -237,15 +237,23 @@ class PartialBlob:
         self._ended = False
         self._file: FileIO | None = None
 
-    def write(self, chunk: bytes) -> None:
+    @property
+    def given_up(self) -> bool:
+        """Whether further bytes are of no use."""
+        return self._ended
+
+    def write(self, chunks: Sequence[bytes]) -> None:
         """Append bytes; does nothing once the blob was given up."""
         with self._lock:
-            self._append(chunk)
+            self._append(chunks)
 
-    def keep(self) -> int | None:
-        """Move the blob to its place if its bytes are right; its size in bytes, or None when it is not kept."""
+    def keep(self, rest: Sequence[bytes]) -> int | None:
+        """Append the rest and move the blob to its place, if its bytes are right.
+
+        Returns its size in bytes, or None when it is not kept.
+        """
         with self._lock:
-            self._append(b"")  # an object of no bytes has a file too
+            self._append(rest)
             if self._ended:
                 return None
             if self._hash.hexdigest() != self.digest.hex:
@@ -264,20 +272,21 @@ class PartialBlob:
         with self._lock:
             self._end()
 
-    def _append(self, chunk: bytes) -> None:
+    def _append(self, chunks: Sequence[bytes]) -> None:
         if self._ended:
             return
-        self._size += len(chunk)
+        self._size += sum(map(len, chunks))
         if self._size > self._bytes_max:
             self._give_up(f"it is larger than the store's limit of {self._bytes_max} bytes")
             return
-        self._hash.update(chunk)
         try:
             if self._file is None:
                 self._file = self._temporary.open("xb", buffering=0)
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            for chunk in chunks:
+                self._hash.update(chunk)
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
         except OSError as error:
             self._give_up(str(error))
 

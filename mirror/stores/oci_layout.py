@@ -29,7 +29,7 @@ from mirror.stores.layout_files import LayoutFiles, PartialBlob, digest_of
 from mirror.stores.layout_index import BrokenIndexError, LayoutIndex, TagName, TagRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
     from pathlib import Path
 
     from mirror.source import Request
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 INGESTS_MAX: Final = 64
 """Blobs written at the same time; each has a file open and takes disk space beyond the limit."""
+
+WRITE_BYTES: Final = 1024 * 1024
+"""How much is gathered before a thread hashes and writes it. Network chunks are so small that handing over each costs
+more than its hash; more than this saves little, and costs memory for each ingest."""
 
 AWAITED_TAGS_MAX: Final = 256
 """Tags remembered before their manifest is in the store; the oldest goes first."""
@@ -224,12 +228,12 @@ class OciLayout:
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
-    async def _end(self, blob: PartialBlob, *, keep: bool) -> bool:
-        """Keep or drop what was ingested; whether it is now in the store."""
-        return await self._change(self._keep(blob) if keep else self._drop(blob))
+    async def _end(self, blob: PartialBlob, rest: Sequence[bytes] | None) -> bool:
+        """Write the rest and keep what was ingested, or drop it (None); whether it is now in the store."""
+        return await self._change(self._drop(blob) if rest is None else self._keep(blob, rest))
 
-    async def _keep(self, blob: PartialBlob) -> bool:
-        size = await asyncio.to_thread(blob.keep)
+    async def _keep(self, blob: PartialBlob, rest: Sequence[bytes]) -> bool:
+        size = await asyncio.to_thread(blob.keep, rest)
         self._ingesting.discard(blob.digest)
         if size is None:
             return False
@@ -340,27 +344,37 @@ class OciLayout:
 class LayoutIngest:
     """An object on its way into the directory; see `mirror.stores.Ingest`."""
 
-    def __init__(self, blob: PartialBlob, end: Callable[..., Awaitable[bool]]) -> None:
+    def __init__(
+        self, blob: PartialBlob, end: Callable[[PartialBlob, Sequence[bytes] | None], Awaitable[bool]]
+    ) -> None:
         self._blob = blob
         self._end = end
         self._ended = False
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
 
     async def write(self, chunk: bytes) -> None:
-        """Append bytes and hash them, in a thread."""
-        await asyncio.to_thread(self._blob.write, chunk)
+        """Append bytes; now and then, hash and write what was gathered, in a thread."""
+        if self._ended or self._blob.given_up:
+            return
+        self._gathered.append(chunk)
+        self._gathered_bytes += len(chunk)
+        if self._gathered_bytes >= WRITE_BYTES:
+            gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+            await asyncio.to_thread(self._blob.write, gathered)
 
     async def commit(self) -> bool:
         """Keep the object if its bytes have its digest; false too when the disk was full, or after `abort`."""
         if self._ended:
             return False
         self._ended = True
-        return await self._end(self._blob, keep=True)
+        return await self._end(self._blob, self._gathered)
 
     async def abort(self) -> None:
         """Give the object up."""
         if not self._ended:
             self._ended = True
-            await self._end(self._blob, keep=False)
+            await self._end(self._blob, None)
 
 
 def _close(opening: asyncio.Future[tuple[int, Descriptor] | None]) -> None:

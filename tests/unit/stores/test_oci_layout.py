@@ -24,7 +24,7 @@ from mirror.oci import OCI_MANIFEST, OCTET_STREAM, ByteRange, Digest, Kind, Repo
 from mirror.source import Request, read_all
 from mirror.stores import ContentAdded, ContentRemoved, TagRemoved, TagSet, oci_layout
 from mirror.stores.layout_files import LayoutError
-from mirror.stores.oci_layout import AWAITED_TAGS_MAX, INGESTS_MAX, TAG_REFRESH_S, OciLayout
+from mirror.stores.oci_layout import AWAITED_TAGS_MAX, INGESTS_MAX, TAG_REFRESH_S, WRITE_BYTES, OciLayout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -160,6 +160,17 @@ async def test_what_was_kept_is_given_by_digest(tmp_path: Path) -> None:
     assert await store.resolve(asked(digest)) == content.descriptor
 
 
+async def test_an_object_of_many_chunks_is_kept_whole(tmp_path: Path) -> None:
+    store = OciLayout(tmp_path, 8 * WRITE_BYTES)
+    data = os.urandom(2 * WRITE_BYTES + 17)
+    ingest = await store.ingest(asked(Digest.of(data)))
+    assert ingest is not None
+    for start in range(0, len(data), 65_537):
+        await ingest.write(data[start : start + 65_537])
+    assert await ingest.commit()
+    assert path_of(tmp_path, Digest.of(data)).read_bytes() == data
+
+
 async def test_sha512_is_kept_like_sha256(tmp_path: Path) -> None:
     store = OciLayout(tmp_path, 1000)
     digest = Digest.of(b"a layer", "sha512")
@@ -280,14 +291,15 @@ async def test_ingests_beyond_the_limit_are_declined(tmp_path: Path) -> None:
 async def test_a_full_disk_ends_the_ingest_quietly_and_loses_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = OciLayout(tmp_path, 1 << 20)
+    store = OciLayout(tmp_path, 8 * WRITE_BYTES)
     await keep(store, b"before")
-    with files_limited_to(10_000):
-        assert not await keep(store, bytes(50_000))
+    large = bytes(3 * WRITE_BYTES)
+    with files_limited_to(WRITE_BYTES):
+        assert not await keep(store, large)
     assert caplog.text.count(os.strerror(errno.EFBIG)) == 1
     assert unfinished(tmp_path) == []
     assert await read(store, asked(Digest.of(b"before"))) == b"before"
-    assert await keep(store, bytes(50_000)), "there is room again"
+    assert await keep(store, large), "there is room again"
 
 
 async def test_a_commit_whose_caller_is_cancelled_is_finished(tmp_path: Path) -> None:
@@ -307,10 +319,10 @@ async def test_a_commit_whose_caller_is_cancelled_is_finished(tmp_path: Path) ->
 
 
 async def test_what_a_crash_left_behind_is_removed_at_the_start(tmp_path: Path) -> None:
-    store = OciLayout(tmp_path, 1000)
+    store = OciLayout(tmp_path, 2 * WRITE_BYTES)
     ingest = await store.ingest(asked(Digest.of(b"abc")))
     assert ingest is not None
-    await ingest.write(b"ab")
+    await ingest.write(bytes(WRITE_BYTES))
     assert len(unfinished(tmp_path)) == 1
     OciLayout(tmp_path, 1000)
     assert unfinished(tmp_path) == []
