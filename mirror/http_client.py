@@ -173,5 +173,5 @@ def reason(error: BaseException) -> str:
 
 
 def timeout(connect_s: float, read_s: float) -> aiohttp.ClientTimeout:
-    """Deadlines for connecting and for each wait for bytes; a long transfer has no deadline as a whole."""
-    return aiohttp.ClientTimeout(total=None, connect=None, sock_connect=connect_s, sock_read=read_s)
+    """Deadlines for connecting, name look-up included, and for each wait for bytes; a transfer as a whole has none."""
+    return aiohttp.ClientTimeout(total=None, connect=connect_s, sock_read=read_s)

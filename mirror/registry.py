@@ -42,6 +42,9 @@ SOURCE_HEADER: Final = "Skvaller-Source"
 HOLDER_HEADER: Final = "Skvaller-Holder"
 """Names the member that gave them, when they come from a peer."""
 
+ANSWER_S_MAX: Final = 25.0
+"""All waits before a status line together: containerd 2.3 gives up on an answer after 30 s, others never do."""
+
 JSON: Final = "application/json"
 
 
@@ -107,18 +110,20 @@ class Registry:
     async def _answer(self, http: HttpRequest, kind: Kind) -> Response:
         try:
             request = read_request(http, kind, self._itself)
-            if http.method == "HEAD":
-                return self._description(await self._source.resolve(request))
-            return self._content(await self._source.open(request))
+            async with asyncio.timeout(ANSWER_S_MAX):
+                if http.method == "HEAD":
+                    return self._description(await self._source.resolve(request))
+                return self._content(await self._source.open(request))
         except RequestError as error:
             return self._error(error.code, str(error))
         except RefusedError as error:
             return self._refusal(error)
         except NotFoundError as error:
             return self._error(Code.BLOB_UNKNOWN if kind is Kind.BLOB else Code.MANIFEST_UNKNOWN, str(error))
-        except SourceError as error:
-            log.warning("no source for %s: %s", http.url.path, error)
-            return self._error(Code.UNAVAILABLE, str(error))
+        except (SourceError, TimeoutError) as error:
+            message = str(error) or f"no source answered within {ANSWER_S_MAX:.0f} s"
+            log.warning("no source for %s: %s", http.url.path, message)
+            return self._error(Code.UNAVAILABLE, message)
 
     def _description(self, descriptor: Descriptor) -> Response:
         self._observer.answered(200, "")

@@ -210,16 +210,16 @@ class Settings:
         ports = [self.client_port, self.peer_port, self.publish_port, self.router_port, self.metrics_port]
         if len(set(ports)) != len(ports):
             raise SettingsError(f"the five ports must differ from each other, but are {ports}")
+        if self.secret_file is None and not ip_address(self.address).is_loopback:
+            raise SettingsError(
+                f"address: {self.address!r} is not allowed without a secret_file: "
+                "make one with `head -c 32 /dev/urandom > FILE` and give it to every node"
+            )
         if not self.advertise_address:
             object.__setattr__(self, "advertise_address", self.address)
         if ip_address(self.advertise_address).is_unspecified:
             raise SettingsError(
                 f"advertise_address: {self.advertise_address!r} reaches no node; give the address of this one"
-            )
-        if self.secret_file is None and not ip_address(self.address).is_loopback:
-            raise SettingsError(
-                f"address: {self.address!r} is not allowed without a secret_file: "
-                "make one with `head -c 32 /dev/urandom > FILE` and give it to every node"
             )
 
 

@@ -28,10 +28,10 @@ SECRET = bytes(range(48))
 class Agent:
     """The agent of one node, with the containerd store. `process` is its process: stop, kill or pause it."""
 
-    def __init__(self, node: Node, seeds: str, registries: Sequence[Registry], *, secret: bytes = SECRET) -> None:
+    def __init__(self, node: Node, seeds: str, registries: Sequence[Registry], extra: Sequence[str] = ()) -> None:
         self.node = node
         secret_file = node.directory / "secret"
-        secret_file.write_bytes(secret)
+        secret_file.write_bytes(SECRET)
         command: list[str | Path] = [
             *COMMAND,
             "serve",
@@ -43,6 +43,7 @@ class Agent:
             *("--store", "containerd"),
             *("--containerd-socket", node.socket),
             *("--registries", " ".join(f"{registry.name}={registry.url}" for registry in registries)),
+            *extra,
         ]
         self.process = node.process("agent", command, {"PYTHONPATH": str(ROOT)})
 
