@@ -230,7 +230,7 @@ async def test_a_tag_that_moves_is_told(lab: Lab) -> None:
 
 
 async def test_layers_thrown_away_after_unpacking_are_told(lab: Lab) -> None:
-    """`discard_unpacked_layers`, as some distributions of Kubernetes set it."""
+    """`discard_unpacked_layers`, as some distributions of Kubernetes set it; containerd 2.1 and later ignore it."""
     registry = await lab.add_registry()
     image = await registry.publish("lib/app:v1", layer_bytes=[100_000, 200_000])
     (node,) = await lab.add_nodes(1)

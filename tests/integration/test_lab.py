@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
-from typing import TYPE_CHECKING, get_args
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -14,9 +16,6 @@ from tests.lab import Lab, Login, PullError, require
 from tests.lab.images import HERE
 from tests.lab.node import Client
 from tests.lab.process import run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ALICE = Login("alice", "correct horse")
 
@@ -38,7 +37,6 @@ async def test_two_nodes_pull_from_the_registry_by_ctr_and_by_cri(lab: Lab) -> N
 @pytest.mark.parametrize("via", get_args(Client))
 @pytest.mark.parametrize("scheme", ["basic", "bearer"])
 async def test_a_private_image_is_pulled_with_the_right_credentials_only(lab: Lab, via: Client, scheme: str) -> None:
-    require("podman")
     login = Login(ALICE.username, ALICE.password, "basic" if scheme == "basic" else "bearer")
     registry = await lab.add_registry("private.test", login)
     image = await registry.publish("team/app:v1")
@@ -72,6 +70,22 @@ async def test_a_registry_that_is_stopped_gives_nothing_until_it_is_started(lab:
     await node.pull(image.name)
 
 
+@pytest.mark.parametrize("via", ["podman", "skopeo"])
+async def test_podman_and_skopeo_ask_a_mirror_first_and_the_registry_when_it_has_nothing(lab: Lab, via: Client) -> None:
+    registry = await lab.add_registry("registry.test")
+    mirror = await lab.add_registry("mirror.test")
+    mirrored = await registry.publish("lib/mirrored:v1")
+    await mirror.push(mirrored.layout, "lib-mirrored-v1", "lib/mirrored:v1")
+    other = await registry.publish("lib/other:v1")
+    (node,) = await lab.add_nodes(1)
+    node.use_mirror("registry.test", mirror.address)
+    await node.pull(mirrored.name, via)
+    assert registry.exchanges == []
+    assert mirror.bytes_sent() > mirrored.size()
+    await node.pull(other.name, via)
+    assert registry.bytes_sent() > other.size()
+
+
 async def test_containerd_can_be_restarted_killed_and_paused(lab: Lab) -> None:
     (node,) = await lab.add_nodes(1)
     await node.containerd.restart()
@@ -96,6 +110,51 @@ async def test_nodes_have_addresses_of_their_own_and_reach_each_other(lab: Lab) 
     async with asyncio.timeout(10):
         while "hello" not in await two.run(sys.executable, "-c", f"try: {connect}\nexcept OSError: pass"):
             await asyncio.sleep(0.05)
+
+
+async def test_a_run_that_is_killed_leaves_no_process_and_the_next_one_cleans_up(lab: Lab) -> None:
+    script = """if True:
+        import asyncio, os, signal
+        from tests.lab import Lab
+        async def crash():
+            async with Lab.open() as lab:
+                registry = await lab.add_registry()
+                node, = await lab.add_nodes(1)
+                print(node.namespace, node.containerd.pid, registry.process.pid, flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+        asyncio.run(crash())
+    """
+    crashed = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    output, _ = await asyncio.wait_for(crashed.communicate(), 60)
+    assert crashed.returncode == -signal.SIGKILL
+    namespace, *pids = output.decode().split()
+    async with asyncio.timeout(5):
+        while any(is_running(int(pid)) for pid in pids):
+            await asyncio.sleep(0.01)
+    assert namespace in await run("ip", "netns", "list")
+    async with Lab.open() as other:
+        assert lab.gateway != other.gateway
+        assert namespace not in await run("ip", "netns", "list")
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, other than one that waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_missing_program_skips_a_test_but_fails_it_on_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="apt-get install podman skopeo"):
+        require("skopeo", "podman")
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="apt-get install podman skopeo"):
+        require("skopeo", "podman")
 
 
 async def test_an_image_that_was_built_is_understood_by_skopeo(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ class Image:
         config = Digest.parse(self._document(manifest)["config"]["digest"])
         return {self.root.digest, manifest, config, *self.layers(architecture)}
 
+    def size(self, architecture: str = HERE) -> int:
+        """The bytes of the layers of one architecture."""
+        return sum(self.layers(architecture).values())
+
     def _document(self, digest: Digest) -> dict[str, Any]:
         document = json.loads((self.layout / "blobs" / digest.algorithm / digest.hex).read_bytes())
         assert isinstance(document, dict)

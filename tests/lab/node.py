@@ -24,6 +24,7 @@ from tests.lab.api.cri_pb2 import (
     RemoveImageResponse,
 )
 from tests.lab.process import CommandError, Process, run
+from tests.lab.requirements import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -179,6 +180,7 @@ state = "{self.directory}/state"
         await self._cri("PullImage", request, PullImageResponse, PULL_TIMEOUT_S)
 
     async def _podman(self, image: str, auth: tuple[str, str] | None) -> None:
+        require("podman")
         storage = self.directory / "podman"
         await self.run(
             *("podman", f"--root={storage}/root", f"--runroot={storage}/run", "pull", "--quiet", image),

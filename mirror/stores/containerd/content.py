@@ -126,7 +126,7 @@ class ContentDirectory:
         try:
             inotify = stack.enter_context(Inotify(cache_size=256, sync_timeout=0))
             nearest = next(path for path in (self._path, *self._path.parents) if path.exists())
-            inotify.add_watch(nearest, mask)
+            inotify.add_watch(nearest, mask)  # raises if it went just now; the rest may come and go
             for directory in (*reversed(self._path.parents), self._path, blobs):
                 if directory.is_relative_to(nearest):
                     with suppress(FileNotFoundError):  # the directory above it will tell when it comes
