@@ -127,7 +127,8 @@ def decode(cluster: str, frames: Sequence[bytes]) -> tuple[Sender, Message]:
         raise DecodeError("the header is not JSON") from error
     if not isinstance(header, dict):
         raise DecodeError("the header is not an object")
-    if header.get("v") not in PROTOCOLS_UNDERSTOOD:
+    version = header.get("v")
+    if type(version) is not int or version not in PROTOCOLS_UNDERSTOOD:
         raise DecodeError("a protocol version that is not understood", "version")
     if header.get("c") != cluster:
         raise DecodeError("a message of another cluster", "cluster")

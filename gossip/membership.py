@@ -32,7 +32,7 @@ REFUTATION_MAX: Final = 2**32 - 1
 
 RELINK_S: Final = 10.0
 RELINK_S_MAX: Final = 60.0
-"""A silent member's connection is opened anew after as long as it has been silent, within these bounds."""
+"""A silent member's connection is opened anew, each time after twice as long a silence, within these bounds."""
 
 
 class Status(IntEnum):
@@ -175,9 +175,10 @@ class Membership:
         """The silent members whose connection is to be opened anew now."""
         silent = []
         for other in self.others.values():
-            silence_s = now - other.heard_at
-            due_at = other.linked_at + min(max(silence_s, RELINK_S), RELINK_S_MAX)
-            if silence_s > RELINK_S and now >= due_at and other.member.status is not Status.LEFT:
+            silent_then_s = other.linked_at - other.heard_at
+            due_at = other.linked_at + min(max(silent_then_s, RELINK_S), RELINK_S_MAX)
+            silent_now = now - other.heard_at > RELINK_S
+            if silent_now and now >= due_at and other.member.status is not Status.LEFT:
                 other.linked_at = now
                 silent.append(other.member)
         return silent

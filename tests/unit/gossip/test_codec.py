@@ -1,0 +1,173 @@
+"""The wire format: a worked example of each message, and its limits at the limit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from gossip.codec import MESSAGE_BYTES_MAX, decode, encode
+from gossip.errors import DecodeError
+from gossip.membership import Member, Sighting
+from gossip.messages import (
+    DELTAS_PER_MESSAGE_MAX,
+    VERSIONS_PER_MESSAGE_MAX,
+    Compare,
+    Deltas,
+    Heartbeat,
+    Join,
+    Members,
+    Pull,
+    Sender,
+    Version,
+    Versions,
+)
+from gossip.or_set import KEY_BYTES_MAX, KEYS_PER_OWNER_MAX, OWNER_BYTES_MAX, Epoch, Head, Interval, LiveSet, Snapshot
+
+if TYPE_CHECKING:
+    from gossip.messages import Message
+
+EPOCH = Epoch(3, 9)
+ANN = Member("ann", EPOCH, "192.0.2.1", 29992, 29993, "zone-a", {"peer_port": "29991"})
+SENDER = Sender("ann", EPOCH, 5)
+
+ENVELOPE = b'{"v":1,"c":"test","s":"ann","e":[3,9],"n":5,'
+RECORD = b'{"n":"ann","e":[3,9],"a":"192.0.2.1","p":[29992,29993],"z":"zone-a","x":{"peer_port":"29991"},"i":0,"t":0}'
+
+# These bytes are the protocol. Who changes one of them must raise the protocol's version.
+EXAMPLES: list[tuple[Message, list[bytes]]] = [
+    (
+        Heartbeat(ANN, Head("ann", EPOCH, 7, 0x0102, 2, bytes(range(16)))),
+        [
+            b"H",
+            ENVELOPE + b'"k":"Heartbeat","m":' + RECORD + b',"h":[7,2]}',
+            b"\0\0\0\0\0\0\1\2" + bytes(range(16)),
+        ],
+    ),
+    (
+        Deltas(
+            (
+                Interval("ann", EPOCH, 4, 7, ((5, b"abc"), (7, b"d")), (2, 6)),
+                LiveSet("bob", EPOCH, 200, 300, ((300, b"x"),), (1, 200)),
+                Snapshot("cyd", EPOCH, 0, ()),
+            )
+        ),
+        [
+            b"E",
+            ENVELOPE + b'"k":"Deltas","d":[["D","ann",3,9,4,7],["L","bob",3,9,200,300],["S","cyd",3,9,0,0]]}',
+            b"\2\5\3abc\2\1d\2\2\4",
+            b"\1\xac\2\1x\2\1\xc7\1",
+            b"\0",
+        ],
+    ),
+    (Members((Sighting(ANN, 1.5),)), [b"M", ENVELOPE + b'"k":"Members","ms":[[' + RECORD + b",1.5]]}"]),
+    (Join(ANN), [b"R", ENVELOPE + b'"k":"Join","m":' + RECORD + b"}"]),
+    (Pull((Version("bob", EPOCH, 2),)), [b"R", ENVELOPE + b'"k":"Pull","have":[["bob",3,9,2]]}']),
+    (Compare(ANN, b"f" * 16), [b"R", ENVELOPE + b'"k":"Compare","m":' + RECORD + b"}", b"f" * 16]),
+    (Versions((Version("bob", EPOCH, 2),)), [b"R", ENVELOPE + b'"k":"Versions","have":[["bob",3,9,2]]}']),
+]
+
+
+@pytest.mark.parametrize(("message", "frames"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_a_message_has_exactly_these_bytes(message: Message, frames: list[bytes]) -> None:
+    assert encode("test", SENDER, message) == frames
+    assert decode("test", frames) == (SENDER, message)
+
+
+def changed(message: Message, **fields: Any) -> list[bytes]:
+    """A message's frames with other header fields."""
+    frames = encode("test", SENDER, message)
+    frames[1] = orjson.dumps(orjson.loads(frames[1]) | fields)
+    return frames
+
+
+def refusal(frames: list[bytes]) -> str:
+    with pytest.raises(DecodeError) as refused:
+        decode("test", frames)
+    return refused.value.reason
+
+
+def test_fields_that_are_not_known_are_ignored() -> None:
+    assert decode("test", changed(Join(ANN), future={"any": [1]})) == (SENDER, Join(ANN))
+    newer = changed(Join(ANN), m=orjson.loads(RECORD) | {"future": 1})
+    assert decode("test", newer) == (SENDER, Join(ANN))
+
+
+def test_another_cluster_and_another_version_are_told_apart_from_nonsense() -> None:
+    assert refusal(changed(Join(ANN), c="other")) == "cluster"
+    assert refusal(changed(Join(ANN), v=2)) == "version"
+    assert refusal(changed(Join(ANN), v=True)) == "version"
+    assert refusal(changed(Join(ANN), k="Unheard")) == "malformed"
+
+
+def test_nobody_speaks_in_anothers_name() -> None:
+    other = Member("bob", EPOCH, "192.0.2.2", 1, 2)
+    for message in (Join(other), Compare(other, b"f" * 16)):
+        assert refusal(encode("test", SENDER, message)) == "malformed"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"s": name} for name in ("", "x" * 254, "a\nb", 1)),
+        *({"e": epoch} for epoch in ([0, 1], [1], [1, -1], [2**63, 1], None)),
+        *({"n": number} for number in (-1, 1.0, True, None)),
+        *({"m": member} for member in (None, 1, "ann")),
+    ],
+)
+def test_a_header_field_of_a_wrong_type_or_range_is_refused(fields: dict[str, object]) -> None:
+    assert refusal(changed(Join(ANN), **fields)) == "malformed"
+
+
+def delta_frame(kind: str, after: int, version: int, frame: bytes) -> list[bytes]:
+    return [*changed(Deltas(()), d=[[kind, "ann", 3, 9, after, version]]), frame]
+
+
+@pytest.mark.parametrize(
+    ("kind", "after", "version", "frame"),
+    [
+        ("X", 0, 1, b"\0\0"),
+        ("S", 1, 1, b"\0"),
+        ("D", 2, 1, b"\0\0"),
+        ("D", 0, 1, b""),
+        ("D", 0, 1, b"\0"),
+        ("D", 0, 1, b"\0\0\0"),
+        ("D", 0, 1, b"\1\1\2a"),
+        ("D", 0, 1, b"\1\1\0\0"),
+        ("D", 1, 2, b"\1\1\1a\0"),
+        ("D", 0, 1, b"\1\2\1a\0"),
+        ("D", 0, 2, b"\2\1\1a\0\1b\0"),
+        ("D", 0, 2, b"\2\1\1a\1\1a\0"),
+        ("D", 0, 1, b"\0\1\2"),
+        ("L", 1, 3, b"\0\1\2"),
+        ("S", 0, 2**32 - 1, b"\1\xff\xff\xff\xff\x1f\1a"),
+        ("S", 0, 1, b"\x80\x80\x80\x80\x80\x80"),
+        ("S", 0, 1, b"\xff\xff\xff\xff\x0f"),
+    ],
+)
+def test_a_damaged_delta_is_refused(kind: str, after: int, version: int, frame: bytes) -> None:
+    assert refusal(delta_frame(kind, after, version, frame)) == "malformed"
+
+
+def test_a_key_may_be_as_long_as_its_limit_and_not_longer() -> None:
+    longest = Deltas((Snapshot("ann", EPOCH, 1, ((1, bytes(KEY_BYTES_MAX)),)),))
+    assert decode("test", encode("test", SENDER, longest)) == (SENDER, longest)
+    longer = Deltas((Snapshot("ann", EPOCH, 1, ((1, bytes(KEY_BYTES_MAX + 1)),)),))
+    assert refusal(encode("test", SENDER, longer)) == "malformed"
+
+
+def test_a_message_may_be_as_large_as_its_limits_and_not_larger() -> None:
+    frames = encode("test", SENDER, Join(ANN))
+    room = MESSAGE_BYTES_MAX - sum(map(len, frames))
+    assert decode("test", [*frames, bytes(room)]) == (SENDER, Join(ANN))
+    assert refusal([*frames, bytes(room + 1)]) == "oversized"
+    assert refusal([*frames, *[b""] * (DELTAS_PER_MESSAGE_MAX + 1)]) == "oversized"
+    most = Pull((Version("bob", EPOCH, 2),) * VERSIONS_PER_MESSAGE_MAX)
+    assert decode("test", encode("test", SENDER, most)) == (SENDER, most)
+    assert refusal(encode("test", SENDER, Pull((*most.have, most.have[0])))) == "malformed"
+
+
+def test_the_largest_snapshot_that_an_owner_may_have_fits_a_message() -> None:
+    overhead = (5 + 2) * KEYS_PER_OWNER_MAX
+    assert OWNER_BYTES_MAX + overhead + 4096 < MESSAGE_BYTES_MAX

@@ -1,0 +1,52 @@
+"""The inverted index against a plain dict of sets."""
+
+from __future__ import annotations
+
+import random
+
+from gossip.index import Index
+
+
+def group_of(key: bytes) -> bytes | None:
+    return key[:1] if key[:1] in b"ab" else None
+
+
+def test_the_index_answers_like_a_plain_dict_through_random_changes() -> None:
+    dice = random.Random(1)
+    index = Index(group_of)
+    slots = [index.claim_slot() for _ in range(5)]
+    plain: dict[bytes, dict[int, int]] = {}
+    for step in range(5000):
+        slot, key = dice.choice(slots), b"%c%d" % (dice.choice(b"abc"), dice.randrange(6))
+        holders = plain.setdefault(key, {})
+        if slot in holders:
+            assert index.insert(slot, key) is None
+            index.discard(slot, holders.pop(slot))
+        else:
+            identity = index.insert(slot, key)
+            assert identity is not None
+            assert index.key(identity) == key
+            holders[slot] = identity
+        assert list(index.slots(key)) == sorted(holders)
+        assert index.holds(slot, key) == (slot in holders)
+        for group in (b"a", b"b", b"c"):
+            expected = sorted(k for k, h in plain.items() if h and group_of(k) == group)
+            assert index.keys_in_group(group) == expected
+        if step % 100 == 0:
+            index.check()
+    assert len(index) == sum(1 for holders in plain.values() if holders)
+    assert index.pairs == sum(map(len, plain.values()))
+
+
+def test_a_released_slot_is_used_again() -> None:
+    index = Index(lambda _key: None)
+    first, second = index.claim_slot(), index.claim_slot()
+    index.release_slot(first)
+    assert index.claim_slot() == first
+    assert index.claim_slot() not in (first, second)
+
+
+def test_an_unknown_key_has_no_holders() -> None:
+    index = Index(lambda _key: None)
+    assert list(index.slots(b"key")) == []
+    assert not index.holds(0, b"key")
