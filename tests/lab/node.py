@@ -62,6 +62,11 @@ class Node:
         self.configure()
         self.containerd = self.process("containerd", ["containerd", "-c", directory / "config.toml"])
 
+    @property
+    def link(self) -> str:
+        """The name of the machine's end of this node's link, for traffic control."""
+        return self.namespace.replace("-", "")
+
     def process(
         self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
     ) -> Process:

@@ -125,10 +125,10 @@ def meanings(images: Iterable[Image]) -> Meanings:
 
 
 def difference(before: Meanings, after: Meanings) -> list[StoreEvent]:
-    """What changed: tags that are gone, then tags that are new or mean something else."""
+    """What changed: tags that are gone, then tags that are new, mean something else, or were confirmed later."""
     batch: list[StoreEvent] = [TagRemoved(*name) for name in before if name not in after]
     for name, meaning in after.items():
-        if name not in before or before[name].digest != meaning.digest:
+        if before.get(name) != meaning:
             batch.append(TagSet(*name, meaning.digest, meaning.at))
     return batch
 

@@ -63,9 +63,10 @@ def test_a_tag_is_told_when_it_comes_when_it_moves_and_when_it_goes() -> None:
     assert difference({name: Meaning(NEW, 2)}, {}) == [TagRemoved(*name)]
 
 
-def test_a_record_that_was_only_touched_is_not_told_again() -> None:
+def test_a_tag_that_was_pulled_again_is_told_again_with_its_new_time() -> None:
     name = (NGINX, Tag("1"))
-    assert difference({name: Meaning(OLD, 1)}, {name: Meaning(OLD, 2)}) == []
+    assert difference({name: Meaning(OLD, 1)}, {name: Meaning(OLD, 2)}) == [TagSet(*name, OLD, 2)]
+    assert difference({name: Meaning(OLD, 1)}, {name: Meaning(OLD, 1)}) == []
 
 
 def test_a_tag_that_one_of_two_namespaces_loses_is_still_there() -> None:
