@@ -18,6 +18,7 @@ from mirror.source import Content
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from mirror.pieces import Piece
     from mirror.source import Request
 
 SIZE_DIGITS_MAX: Final = 18
@@ -48,7 +49,7 @@ class ResponseBody:
         if self._length != 0:
             self._first = await self._read()
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes asked for; raises `UnavailableError` when the server breaks off."""
         left = self._length
         chunk = self._first

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mirror.choice import Holder, Standing
     from mirror.oci import Descriptor, Digest
     from mirror.peer_mac import PeerMac
+    from mirror.pieces import Piece
     from mirror.source import Body, Content, Request
 
 log = logging.getLogger(__name__)
@@ -162,12 +163,12 @@ class _PeerBody:
         self._open = True
         standing.begin(holder)
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes, unchanged."""
         try:
-            async with aclosing(self._body.chunks()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            async with aclosing(self._body.pieces()) as pieces:
+                async for piece in pieces:
+                    yield piece
         except UnavailableError as error:
             raise self._note(error) from error
 

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mirror.errors import NotFoundError, SourceError, UnavailableError
 from mirror.oci import ByteRange, Descriptor, Digest, Tag
+from mirror.pieces import moved, read_piece
 from mirror.source import FirstOf
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from mirror.oci import Repository
+    from mirror.pieces import Piece
     from mirror.source import Body, Content, Request, Source
     from mirror.stores import Ingest, Store
 
@@ -98,15 +100,15 @@ class ResumingBody:
         self._positions = content.positions
         self._body = content.body
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes, from one source or several."""
         position, stop = self._positions.start, self._positions.stop
         for resumes_left in reversed(range(RESUMES_MAX + 1)):
             try:
-                async with aclosing(self._body.chunks()) as chunks:
-                    async for chunk in chunks:
-                        position += len(chunk)
-                        yield chunk
+                async with aclosing(self._body.pieces()) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                        position += moved(piece)
                 return
             except UnavailableError as error:
                 if position == stop:
@@ -139,12 +141,14 @@ class KeptBody:
         self._body = body
         self._ingest = ingest
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes, unchanged."""
-        async with aclosing(self._body.chunks()) as chunks:
-            async for chunk in chunks:
-                await self._ingest.write(chunk)
-                yield chunk
+        async with aclosing(self._body.pieces()) as pieces:
+            async for piece in pieces:
+                async with aclosing(read_piece(piece)) as chunks:
+                    async for chunk in chunks:
+                        await self._ingest.write(chunk)
+                        yield chunk
         await self._ingest.commit()
 
     async def aclose(self) -> None:

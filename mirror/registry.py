@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from mirror.errors import Code, NotFoundError, RefusedError, RequestError, SourceError, UnavailableError
 from mirror.oci import ByteRange, Digest, InvalidDigestError, InvalidReferenceError, Kind, Repository, parse_reference
+from mirror.pieces import moved, read_piece
 from mirror.source import Request
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from mirror.oci import Descriptor
+    from mirror.pieces import Piece
     from mirror.source import Content, Source
 
 log = logging.getLogger(__name__)
@@ -220,19 +222,19 @@ class ContentResponse(Response):
             del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the head, then chunk by chunk at the client's pace; stop when it goes away."""
+        """Send the head, then piece by piece at the client's pace; stop when it goes away."""
         self._observer.answered(self.status_code, self._content.origin)
         gone = asyncio.create_task(_disconnected(receive))
         sent = 0
         complete = False
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async with aclosing(self._content.body.chunks()) as chunks:
-                async for chunk in chunks:
+            async with aclosing(self._content.body.pieces()) as pieces:
+                async for piece in pieces:
+                    await _send_piece(piece, send, gone)
+                    sent += moved(piece)
                     if gone.done():
                         return
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    sent += len(chunk)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             complete = True
         except UnavailableError as error:
@@ -241,6 +243,14 @@ class ContentResponse(Response):
             gone.cancel()
             await self._content.body.aclose()
             self._observer.sent(self._content.origin, sent, complete=complete)
+
+
+async def _send_piece(piece: Piece, send: Send, gone: asyncio.Task[None]) -> None:
+    async with aclosing(read_piece(piece)) as chunks:
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if gone.done():
+                return
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -9,22 +9,20 @@ server side; `mirror.registry` alone does.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.oci import Digest
+from mirror.pieces import FilePiece, read_piece
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from mirror.oci import ByteRange, Descriptor, Kind, Reference, Repository
-
-READ_BYTES: Final = 1024 * 1024
-"""How much of a file is read at a time, in a thread. Larger reads cost memory per transfer and save little."""
+    from mirror.pieces import Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,11 @@ class Request:
 class Body(Protocol):
     """The bytes of a content, to be read once; `aclose` ends it early and releases what it holds."""
 
-    def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The bytes in order. Raises `UnavailableError` when they end too early."""
+    def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The bytes in order, in pieces; see `mirror.pieces` for what the consumer owes.
+
+        Raises `UnavailableError` when they end too early.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -113,14 +114,13 @@ class FileBody:
     positions: range
     closed: bool = False
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Read in a thread, a megabyte at a time: the disk never holds up the event loop."""
-        for position in range(self.positions.start, self.positions.stop, READ_BYTES):
-            wanted = min(READ_BYTES, self.positions.stop - position)
-            chunk = await asyncio.to_thread(os.pread, self.descriptor, wanted, position)
-            if len(chunk) != wanted:
-                raise UnavailableError("the file became shorter while it was read")
-            yield chunk
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The whole part as one piece."""
+        piece = FilePiece(self.descriptor, self.positions.start, len(self.positions))
+        if piece.length:
+            yield piece
+        if piece.sent < piece.length:
+            raise UnavailableError(f"the file cannot be read to its end: {piece.failure}")
 
     async def aclose(self) -> None:
         """Close the file."""
@@ -135,7 +135,7 @@ class MemoryBody:
 
     data: bytes
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         """All bytes at once."""
         yield self.data
 
@@ -183,12 +183,14 @@ async def read_all(body: Body, bytes_max: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        async with aclosing(body.chunks()) as chunks:
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > bytes_max:
-                    raise UnavailableError(f"more than {bytes_max} bytes came")
-                parts.append(chunk)
+        async with aclosing(body.pieces()) as pieces:
+            async for piece in pieces:
+                async with aclosing(read_piece(piece)) as chunks:
+                    async for chunk in chunks:
+                        size += len(chunk)
+                        if size > bytes_max:
+                            raise UnavailableError(f"more than {bytes_max} bytes came")
+                        parts.append(chunk)
     finally:
         await body.aclose()
     return b"".join(parts)

@@ -13,8 +13,9 @@ import pytest
 
 from mirror.errors import NotFoundError, RefusedError, SourceError, UnavailableError
 from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository, Tag
+from mirror.pieces import Piece, moved
 from mirror.pull import RESUMES_MAX, Pull
-from mirror.source import Content, MemoryBody, Request
+from mirror.source import Content, MemoryBody, Request, read_all
 from mirror.stores.oci_layout import OciLayout
 
 REPOSITORY = Repository("registry.test", "lib/app")
@@ -27,7 +28,7 @@ TAG = Request(REPOSITORY, Kind.MANIFEST, Tag("v1"))
 class Broken(MemoryBody):
     """Gives some bytes, then breaks off."""
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         yield self.data
         raise UnavailableError("broke off")
 
@@ -96,11 +97,7 @@ def stage(tmp_path: Path) -> Stage:
 
 
 async def read(content: Content) -> bytes:
-    try:
-        async with aclosing(content.body.chunks()) as chunks:
-            return b"".join([chunk async for chunk in chunks])
-    finally:
-        await content.body.aclose()
+    return await read_all(content.body, len(DATA))
 
 
 async def test_a_peer_is_asked_before_upstream(stage: Stage) -> None:
@@ -180,8 +177,8 @@ async def test_a_reader_that_leaves_half_way_leaves_nothing_in_the_store(stage: 
     stage.peers.objects[DIGEST] = DATA
     stage.peers.breaks_after = 300
     content = await stage.pull.open(BLOB)
-    async with aclosing(content.body.chunks()) as chunks:
-        assert len(await anext(chunks)) == 300
+    async with aclosing(content.body.pieces()) as pieces:
+        assert moved(await anext(pieces)) == 300
     await content.body.aclose()
     stage.peers.breaks_after = None
     assert (await stage.pull.open(BLOB)).origin == "peer"

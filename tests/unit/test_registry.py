@@ -12,6 +12,7 @@ from mirror import registry as registry_module
 from mirror.errors import UnavailableError
 from mirror.metrics import Metrics
 from mirror.oci import OCTET_STREAM, Descriptor, Digest
+from mirror.pieces import Piece
 from mirror.registry import create_registry
 from mirror.source import Content, Request
 from tests.serving import serving
@@ -27,7 +28,7 @@ class Body:
         self.breaks = breaks
         self.closed = asyncio.Event()
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         while True:
             yield b"x" * (SIZE // 2)
             if self.breaks:
