@@ -47,9 +47,13 @@ async def main(rounds: int, megabytes: int, mbit: int) -> None:
                 f"round {number}: from the registry {direct[-1]:.2f} s, from a peer {from_peer[-1]:.2f} s",
                 flush=True,
             )
+        report(image.size() / MEGABYTE, direct, from_peer)
+
+
+def report(megabytes: float, direct: list[float], from_peer: list[float]) -> None:
     ratio = statistics.median(direct) / statistics.median(from_peer)
     print(
-        f"{image.size() / MEGABYTE:.0f} MB, {rounds} rounds, medians: "
+        f"{megabytes:.0f} MB, {len(direct)} rounds, medians: "
         f"from the registry {statistics.median(direct):.2f} s, from a peer {statistics.median(from_peer):.2f} s, "
         f"ratio {ratio:.1f}"
     )
@@ -59,6 +63,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=200, help="the size of the image")
-    parser.add_argument("--mbit", type=int, default=500, help="the link to the registry, in Mbit/s; 0: no limit")
+    parser.add_argument("--mbit", type=int, default=200, help="the link to the registry, in Mbit/s; 0: no limit")
     options = parser.parse_args()
     asyncio.run(main(options.rounds, options.megabytes, options.mbit))
