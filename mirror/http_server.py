@@ -7,16 +7,21 @@ socket is bound here, so that an address in use is a clear error and the watchdo
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
+
+from mirror.zero_copy import MISMATCH, ZeroCopy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.types import ASGIApp
+
+log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 75
@@ -34,10 +39,15 @@ class HttpServer:
         self.address = address
         self.port = port
         self.socket: socket.socket | None = None
+        self._zero_copy = ZeroCopy()
+        protocol: Any = self._zero_copy.protocol  # uvicorn calls what it declares to be a class
+        if MISMATCH:
+            log.error("bytes are copied, which takes several times the CPU: this uvicorn has no %s", MISMATCH)
+            protocol = "httptools"
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -70,7 +80,10 @@ class HttpServer:
     async def serve(self) -> None:
         """Answer until `stop`, then let running answers end within the grace period."""
         assert self.socket is not None, "bind comes before serve"
-        await self._server.serve(sockets=[self.socket])
+        try:
+            await self._server.serve(sockets=[self.socket])
+        finally:
+            self._zero_copy.close()
 
     def stop(self) -> None:
         """Accept no more; `serve` returns when the running answers have ended."""

@@ -22,16 +22,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mirror.errors import Code, NotFoundError, RefusedError, RequestError, SourceError, UnavailableError
+from mirror.extensions import SPLICE, ZERO_COPY_SEND, ClientGoneError, EndedEarlyError
 from mirror.oci import ByteRange, Digest, InvalidDigestError, InvalidReferenceError, Kind, Repository, parse_reference
-from mirror.pieces import moved, read_piece
+from mirror.pieces import FilePiece, SocketPiece, moved, read_piece
 from mirror.source import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from starlette.middleware import Middleware
     from starlette.requests import Request as HttpRequest
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from mirror.oci import Descriptor
     from mirror.pieces import Piece
@@ -218,12 +219,14 @@ class ContentResponse(Response):
         if content.partial and positions is not None:
             headers["Content-Range"] = f"bytes {positions.start}-{positions.stop - 1}/{size}"
         super().__init__(status_code=206 if content.partial else 200, headers=headers)
+        self._length_known = positions is not None
         if positions is None:
             del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head, then piece by piece at the client's pace; stop when it goes away."""
         self._observer.answered(self.status_code, self._content.origin)
+        extensions = scope.get("extensions", {}) if self._length_known else {}
         gone = asyncio.create_task(_disconnected(receive))
         sent = 0
         complete = False
@@ -231,7 +234,7 @@ class ContentResponse(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async with aclosing(self._content.body.pieces()) as pieces:
                 async for piece in pieces:
-                    await _send_piece(piece, send, gone)
+                    await _send_piece(piece, extensions, send, gone)
                     sent += moved(piece)
                     if gone.done():
                         return
@@ -239,18 +242,33 @@ class ContentResponse(Response):
             complete = True
         except UnavailableError as error:
             log.warning("%s broke off after %d bytes: %s", self._content.descriptor.digest, sent, error)
+        except ClientGoneError as error:
+            sent += error.sent
         finally:
             gone.cancel()
             await self._content.body.aclose()
             self._observer.sent(self._content.origin, sent, complete=complete)
 
 
-async def _send_piece(piece: Piece, send: Send, gone: asyncio.Task[None]) -> None:
-    async with aclosing(read_piece(piece)) as chunks:
-        async for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            if gone.done():
-                return
+async def _send_piece(piece: Piece, extensions: Container[str], send: Send, gone: asyncio.Task[None]) -> None:
+    """Send a piece in the best way that the server offers; says in the piece how far that went."""
+    message: Message
+    if isinstance(piece, FilePiece) and ZERO_COPY_SEND in extensions:
+        message = {"type": ZERO_COPY_SEND, "file": piece.descriptor, "offset": piece.start, "count": piece.length}
+    elif isinstance(piece, SocketPiece) and SPLICE in extensions:
+        message = {"type": SPLICE, "socket": piece.socket, "count": piece.length, "silence_s": piece.silence_s}
+    else:
+        async with aclosing(read_piece(piece)) as chunks:
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if gone.done():
+                    return
+        return
+    try:
+        await send({**message, "more_body": True})
+        piece.sent = piece.length
+    except EndedEarlyError as error:
+        piece.sent, piece.failure = error.sent, str(error)
 
 
 async def _disconnected(receive: Receive) -> None:

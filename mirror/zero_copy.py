@@ -1,0 +1,180 @@
+"""The HTTP/1.1 protocol of uvicorn (httptools), with the extensions of `mirror.extensions` on plain connections.
+
+Bytes go from a file or a socket to the client's connection without passing through Python (`mirror.movers`). What
+surrounds them stays uvicorn's: parsing, keep-alive, pipelining, the check of the Content-Length.
+
+uvicorn has no public way to do this, so a few of its private names are used. They are compared with what this module
+was written for when it is imported; where one is missing, `MISMATCH` says so and the server does without.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from mirror.extensions import SPLICE, ZERO_COPY_SEND, ClientGoneError, EndedEarlyError
+from mirror.movers import FileMover, Mover, SocketMover
+from mirror.pieces import SocketPiece, read_piece
+from mirror.pipes import PipePool
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+DISK_THREADS: Final = 4
+"""Threads that bring cold files into memory. They are apart from those that open files, so that many cold blobs do
+not hold up a manifest."""
+
+_CYCLE: Final = frozenset(
+    ["scope", "disconnected", "response_started", "response_complete", "chunked_encoding", "expected_content_length"]
+)
+_PROTOCOL: Final = frozenset(["scheme", "scope", "transport", "flow"])
+
+
+def mismatch() -> str:
+    """What this module uses of uvicorn and this uvicorn does not have; "" when all is there."""
+    missing = set(_CYCLE - set(RequestResponseCycle.__init__.__code__.co_names))
+    missing |= _PROTOCOL - set(HttpToolsProtocol.__init__.__code__.co_names)
+    if not hasattr(FlowControl, "drain"):
+        missing.add("FlowControl.drain")
+    if not hasattr(HttpToolsProtocol, "on_message_begin"):
+        missing.add("on_message_begin")
+    start = getattr(HttpToolsProtocol, "_start_asgi_task", None)
+    if start is None or list(inspect.signature(start).parameters) != ["self", "cycle", "app"]:
+        missing.add("_start_asgi_task(cycle, app)")
+    return ", ".join(sorted(missing))
+
+
+MISMATCH: Final = mismatch()
+
+
+class ZeroCopy:
+    """Makes the protocols of one server, and owns what they share: pipes, and threads that wait for the disk."""
+
+    def __init__(self) -> None:
+        self.pipes = PipePool()
+        self.disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
+
+    def protocol(self, *args: Any, **kwargs: Any) -> ZeroCopyProtocol:
+        """A protocol for a new connection; takes the place of uvicorn's protocol class, and its arguments."""
+        return ZeroCopyProtocol(self, *args, **kwargs)
+
+    def close(self) -> None:
+        """Let go of pipes and threads, once the connections have ended."""
+        self.pipes.close()
+        self.disk.shutdown(wait=False)
+
+
+class ZeroCopyProtocol(HttpToolsProtocol):
+    """One connection of a client."""
+
+    def __init__(self, shared: ZeroCopy, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._shared = shared
+        self._mover: Mover | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the transfer too: its duplicate of the descriptor would keep the connection open."""
+        if self._mover is not None:
+            self._mover.stop(ClientGoneError("the client closed the connection", self._mover.sent))
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Offer the extensions; under TLS the bytes must pass through the process to be encrypted."""
+        super().on_message_begin()
+        if self.scheme == "http":
+            self.scope["extensions"] = {ZERO_COPY_SEND: {}, SPLICE: {}}
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        super()._start_asgi_task(cycle, partial(self._run, app, cycle))
+
+    async def _run(self, app: ASGIApp, cycle: RequestResponseCycle, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_any(message: Message) -> None:
+            if message["type"] == ZERO_COPY_SEND:
+                await self._send_file(cycle, message)
+            elif message["type"] == SPLICE:
+                await self._send_socket(cycle, message, send)
+            else:
+                await send(message)
+                return
+            if not message.get("more_body", False):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await app(scope, receive, send_any)
+
+    async def _send_file(self, cycle: RequestResponseCycle, message: Message) -> None:
+        file = message["file"]
+        descriptor = file if isinstance(file, int) else file.fileno()
+        start = message.get("offset")
+        if start is None:
+            start = os.lseek(descriptor, 0, os.SEEK_CUR)
+        length = message.get("count")
+        if length is None:
+            length = os.fstat(descriptor).st_size - start
+        if length and await self._ready(cycle, length):
+            client = self.transport.get_extra_info("socket")
+            await self._move(cycle, FileMover(client, descriptor, start, length, self._shared.disk))
+
+    async def _send_socket(self, cycle: RequestResponseCycle, message: Message, send: Send) -> None:
+        piece = SocketPiece(message["socket"], message["count"], message["silence_s"])
+        if not piece.length or not await self._ready(cycle, piece.length):
+            return
+        pipe = self._shared.pipes.take()
+        if pipe is None:
+            await _send_read(piece, send)
+            return
+        client = self.transport.get_extra_info("socket")
+        mover = SocketMover(client, piece.socket, piece.length, piece.silence_s, pipe)
+        try:
+            await self._move(cycle, mover)
+        finally:
+            self._shared.pipes.give_back(pipe, empty=not mover.held)
+
+    async def _ready(self, cycle: RequestResponseCycle, length: int) -> bool:
+        """Wait until all that was written before has left the process; False when there is nothing to send (HEAD)."""
+        if not cycle.response_started or cycle.response_complete or cycle.chunked_encoding:
+            raise RuntimeError("bytes are moved only inside a response with a Content-Length")
+        if cycle.scope["method"] == "HEAD":
+            return False
+        if length > cycle.expected_content_length:
+            raise RuntimeError("Response content longer than Content-Length")
+        transport = self.transport
+        if transport.get_write_buffer_size():
+            transport.set_write_buffer_limits(high=0)  # writing is then paused until the buffer is empty
+            try:
+                while transport.get_write_buffer_size() and not cycle.disconnected:
+                    await self.flow.drain()
+            finally:
+                transport.set_write_buffer_limits()
+        if cycle.disconnected or transport.is_closing():
+            raise ClientGoneError("the client closed the connection", 0)
+        return True
+
+    async def _move(self, cycle: RequestResponseCycle, mover: Mover) -> None:
+        self._mover = mover
+        try:
+            reason = await mover.done
+        except ClientGoneError:
+            cycle.disconnected = True
+            self.transport.abort()
+            raise
+        finally:
+            self._mover = None
+            mover.stop(ClientGoneError("the answer was given up", mover.sent))
+            cycle.expected_content_length -= mover.sent
+        if reason:
+            raise EndedEarlyError(reason, mover.sent)
+
+
+async def _send_read(piece: SocketPiece, send: Send) -> None:
+    async with aclosing(read_piece(piece)) as chunks:
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    if piece.sent < piece.length:
+        raise EndedEarlyError(piece.failure, piece.sent)
