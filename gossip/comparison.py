@@ -15,10 +15,12 @@ from gossip.messages import (
     SIGHTINGS_PER_MESSAGE_MAX,
     VERSIONS_PER_MESSAGE_MAX,
     Deltas,
+    Heartbeat,
     Members,
     Version,
     Versions,
 )
+from gossip.or_set import BOTTOM
 from gossip.payload import content_bytes
 
 if TYPE_CHECKING:
@@ -72,6 +74,21 @@ def difference(membership: Membership, held: ORSet, theirs: Iterable[Version]) -
         elif (their.epoch, their.version) > mine and their.owner != membership.me.name and their.epoch <= latest:
             mine_behind.append(Version(their.owner, *mine))
     return mine_behind, theirs_behind
+
+
+def push(membership: Membership, held: ORSet, theirs_behind: Iterable[Version]) -> Iterator[Heartbeat | Deltas]:
+    """What brings the other up to date.
+
+    Who has this node's set of a former epoch is shown the head first: it may hold the same keys and need none of them.
+    """
+    me = membership.me
+    rest = []
+    for their in theirs_behind:
+        if their.owner == me.name and their.epoch not in (BOTTOM, me.epoch):
+            yield Heartbeat(me, held.head())
+        else:
+            rest.append(their)
+    yield from missing(held, rest)
 
 
 def missing(held: ORSet, have: Iterable[Version]) -> Iterator[Deltas]:

@@ -269,9 +269,7 @@ class ORSet:
         if isinstance(delta, Snapshot):
             sound = self._replace(delta)
         else:
-            if delta.epoch != epoch and delta.after == 0:
-                self._clear(self._cell(delta.owner, delta.epoch))
-            elif delta.epoch != epoch or delta.after > version:
+            if delta.epoch != epoch or delta.after > version:
                 return Outcome.GAP
             cell = self.cells[delta.owner]
             if isinstance(delta, Interval):

@@ -297,7 +297,7 @@ class Replica:
                 self.counters.syncs += 1
                 behind, ahead = comparison.difference(self.membership, self.set, versions)
                 self._reply([Pull(tuple(behind))] if behind else [])
-                self._reply(comparison.missing(self.set, ahead))
+                self._reply(comparison.push(self.membership, self.set, ahead))
 
     def _consider(self, head: Head, now: float) -> None:
         """Catch up with the head of a member's set."""

@@ -209,6 +209,13 @@ def test_versions_are_answered_by_pulling_and_pushing_the_difference() -> None:
     ]
 
 
+def test_who_has_its_set_of_a_former_epoch_is_shown_the_head_and_not_sent_the_content() -> None:
+    replica, _ = knowing_ben()
+    former = Version("ann", Epoch(1, 0), 7)
+    assert former.epoch < replica.me.epoch
+    assert replies(say(replica, Versions((former,)), 0.2)) == [Heartbeat(replica.me, replica.set.head())]
+
+
 def test_content_of_strangers_and_of_epochs_that_nobody_announced_is_dropped() -> None:
     replica, _ = knowing_ben(b"a")
     later = Snapshot("ben", Epoch(2, 0), 1, ((1, b"z"),))
