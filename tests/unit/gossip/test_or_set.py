@@ -111,7 +111,9 @@ def test_rebase_needs_the_same_keys_and_a_higher_epoch() -> None:
     writer.renew(SECOND)
     assert reader.rebase(writer.head())
     assert reader.elements("owner") == writer.elements("owner") == [(1, b"a"), (2, b"b")]
+    writer.remove(b"a")
     writer.add(b"c")
     writer.renew(Epoch(3, 1))
+    assert writer.head().base_count == 2, "as many keys, but others"
     assert not reader.rebase(writer.head())
     assert reader.at("owner") == (SECOND, 2)
