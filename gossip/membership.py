@@ -93,7 +93,8 @@ class Other:
     """Another member, as this replica sees it.
 
     `heard_at` is when this replica heard it, `alive_at` the same including what others told. `sequence` is the last
-    number of its published messages, 0 before the first. `linked_at` is when its connection was last opened.
+    number of its published messages, 0 before the first. `linked_at` is when its connection was last opened,
+    `corrected_at` when it was last told that a higher record of it exists.
     """
 
     member: Member
@@ -102,6 +103,7 @@ class Other:
     visibility: Visibility
     linked_at: float
     disconnected: bool = False
+    corrected_at: float = float("-inf")
     sequence: int = 0
 
 

@@ -9,9 +9,9 @@ Published to all who listen:
 Sent to one member:
 
 - `Join`: let me in, and tell me who is there;
-- `Pull`: give me what I miss of these owners;
+- `Pull`: give me what I miss of these owners, of which I saw a gap;
 - `Compare`: is your state the same as mine?
-- `Versions`: it is not, and this is how far I have come. The asker then pulls and pushes the difference.
+- `Versions`: this is how far I have come. Who is ahead pushes what is missing; who is behind answers with its own.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Node:
         config = self.config
         loop = asyncio.get_running_loop()
         self._failure = loop.create_future()
-        handler = Handler(self._received, self._disconnected, self._refused, self._unsent, self._fail)
+        handler = Handler(self._received, self._connected, self._disconnected, self._refused, self._unsent, self._fail)
         started = Transport(handler, config.secret.curve_keys() if config.secret else None)
         await started.start(config.bind_address, config.publish_port, config.router_port)
         self._transport = started
@@ -208,6 +208,10 @@ class Node:
             self._perform(self._replica.receive(sender, message, self._now()), reply)
         except Exception as error:  # noqa: BLE001 - `run` raises it
             self._fail(error)
+
+    def _connected(self, name: str) -> None:
+        # The subscription is on its way to the publisher while this dials, so nothing falls between.
+        self._perform(self._replica.connected(name))
 
     def _disconnected(self, name: str) -> None:
         if self._transport is not None:

@@ -7,8 +7,6 @@ sockets, `gossip.simulation` with a simulated network.
 How a change travels: the owner publishes it at once, or within `coalesce_s` of its last publication. Whoever misses
 one sees a gap at the next, or at the next heartbeat, and pulls from the one who told. What nobody told is found by
 comparing the whole state with one random member every `sync_s`.
-
-Invariants: see `Replica.check`.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from gossip import comparison
 from gossip.gaps import Gaps
 from gossip.lookup import Lookup
 from gossip.membership import REFUTATION_MAX, Member, Membership, Sighting, Status
-from gossip.messages import Compare, Deltas, Heartbeat, Join, Members, Pull, Sender, Versions
+from gossip.messages import Compare, Deltas, Heartbeat, Join, Members, Pull, Sender, Version, Versions
 from gossip.or_set import Epoch, ORSet, Outcome, Snapshot
 from gossip.outputs import Link, Publish, Reply, SaveEpoch, Send, Unlink
 from gossip.payload import content_bytes
@@ -75,7 +73,6 @@ class Replica:
         self._sequence = 0
         self._published = 0
         self._gaps = Gaps(rng)
-        self._corrections: dict[str, float] = {}
         self._renewed_at = float("-inf")
         self._sync_with: str | None = None
         self._flush_at = self._heartbeat_at = self._sync_at = self._revise_at = 0.0
@@ -124,6 +121,13 @@ class Replica:
         """The connection over which a member's publications came is broken."""
         if self.membership.disconnected(name, now):
             self.lookup.outdated()
+
+    def connected(self, name: str) -> list[Output]:
+        """This node listens to a member from now on, and asks it for what it missed before."""
+        other = self.membership.others.get(name)
+        if other is not None and not self.left:
+            self._outputs.append(Send(self._sender(), other.member, Versions((Version(name, *self.set.at(name)),))))
+        return self._take()
 
     def receive(self, sender: Sender, message: Message, now: float) -> list[Output]:
         """A message came."""
@@ -201,8 +205,10 @@ class Replica:
         if other is None:
             return True
         if other.member.epoch > sender.epoch or other.member.status >= Status.DOWN:
-            if isinstance(message, Heartbeat | Join | Compare):
-                self._correct(message.member, other.member, now)
+            if isinstance(message, Heartbeat | Join | Compare) and now >= other.corrected_at + CORRECTION_S:
+                other.corrected_at = now
+                correction = Members((Sighting(other.member, 0.0),))
+                self._outputs.append(Send(self._sender(), message.member, correction))
             self.counters.dropped["stale_epoch"] += 1
             return False
         if other.member.epoch == sender.epoch:
@@ -255,11 +261,6 @@ class Replica:
         self._published = self.set.at(self.me.name)[1]
         self._beat(now)
 
-    def _correct(self, speaker: Member, held: Member, now: float) -> None:
-        if now >= self._corrections.get(speaker.name, float("-inf")) + CORRECTION_S:
-            self._corrections[speaker.name] = now
-            self._outputs.append(Send(self._sender(), speaker, Members((Sighting(held, 0.0),))))
-
     def _revise(self, now: float) -> None:
         self._revise_at = now + REVISE_S
         if self.membership.revise(now):
@@ -268,7 +269,6 @@ class Replica:
             self.membership.forget(name)
             self.set.forget(name)
             self._gaps.forget(name)
-            self._corrections.pop(name, None)
             self.lookup.outdated()
             self._outputs.append(Unlink(name))
         self._outputs.extend(Link(member) for member in self.membership.relink(now))
@@ -296,7 +296,7 @@ class Replica:
             case Versions(versions):
                 self.counters.syncs += 1
                 behind, ahead = comparison.difference(self.membership, self.set, versions)
-                self._reply([Pull(tuple(behind))] if behind else [])
+                self._reply([Versions(tuple(behind))] if behind else [])
                 self._reply(comparison.push(self.membership, self.set, ahead))
 
     def _consider(self, head: Head, now: float) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gossip.outputs import Output
 
 FIRST_PORT: Final = 1001
+CONNECT_S: Final = 0.002
 SEEK_S: Final = 1.0
 REJOIN_S: Final = 10.0
 CHECK_EVENTS: Final = 50
@@ -215,12 +216,17 @@ class Simulation:
                         self._transmit(host, receiver, life, frames)
                 case Link(to):
                     host.listens_to[to.name] = to.publish_port
+                    self._at(self.now + CONNECT_S, partial(self._connected, host, host.life, to.name))
                 case Unlink(name):
                     host.listens_to.pop(name, None)
                 case SaveEpoch(counter):
                     host.counter = counter
         life, due = host.life, replica.deadline
         self._at(max(self.now, due - host.clock_s), partial(self._tick, host, life, due))
+
+    def _connected(self, host: Host, life: int, name: str) -> None:
+        if host.life == life and host.replica is not None:
+            self._act(host, host.replica.connected(name))
 
     def _receivers(
         self, host: Host, output: Publish | Send | Reply, asker: tuple[Host, int] | None

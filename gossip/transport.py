@@ -76,7 +76,9 @@ _DEALER: Final = {
     zmq.CONNECT_TIMEOUT: 2_000,
 }
 _REFUSED: Final = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
 )
 
 
@@ -86,6 +88,8 @@ class Handler:
 
     received: Callable[[Frames, Reply | None], None]
     """A message came; the second argument answers it the way it came, None for what was published."""
+    connected: Callable[[str], None]
+    """From now on this node hears what the member of that name publishes."""
     disconnected: Callable[[str], None]
     """The connection to the member of that name, to which this node listens, broke."""
     refused: Callable[[], None]
@@ -126,7 +130,7 @@ class Transport:
             self._router.receive = self._asked
             for server in (self._publisher, self._router):
                 await server.open()
-                await self._monitor(server, _REFUSED, self._handler.refused)
+                await self._monitor(server, dict.fromkeys(_REFUSED, self._handler.refused))
         except BaseException:
             await self.close()
             raise
@@ -153,7 +157,9 @@ class Transport:
 
         async def connect() -> None:
             await channel.open()
-            await self._monitor(channel, zmq.EVENT_DISCONNECTED, partial(self._handler.disconnected, name))
+            # A connection counts when its handshake is done; before that anybody may have accepted it.
+            up, down = partial(self._handler.connected, name), partial(self._handler.disconnected, name)
+            await self._monitor(channel, {zmq.EVENT_HANDSHAKE_SUCCEEDED: up, zmq.EVENT_DISCONNECTED: down})
             channel.connect(address, port)
 
         self._spawn(connect())
@@ -230,15 +236,15 @@ class Transport:
         self._dealers.move_to_end(address)
         return dealer
 
-    async def _monitor(self, watched: Channel, events: int, notify: Callable[[], None]) -> None:
+    async def _monitor(self, watched: Channel, notify: Mapping[int, Callable[[], None]]) -> None:
         """Watch a socket's events. The watcher must connect before libzmq binds, or aiozmq misses the first."""
         endpoint = f"inproc://monitor.{id(watched)}"
         socket = self._socket(zmq.PAIR, {zmq.LINGER: 0})
         socket.connect(endpoint)
         channel = self._channel(socket)
-        channel.receive = partial(_event, events, notify)
+        channel.receive = partial(_event, notify)
         await channel.open()
-        watched.watch(endpoint, events, channel)
+        watched.watch(endpoint, sum(notify), channel)
 
     def _spawn(self, opening: Coroutine[Any, Any, None]) -> None:
         assert not self._closed
@@ -269,8 +275,8 @@ class Transport:
         authenticator.send(zap.answer(frames, self._curve_keys[0]))
 
 
-def _event(events: int, notify: Callable[[], None], frames: Frames) -> None:
+def _event(notify: Mapping[int, Callable[[], None]], frames: Frames) -> None:
     """Read libzmq's event: its number in 16 bits and a value in 32, in the machine's order."""
     number, _value = struct.unpack("=HI", frames[0])
-    if number & events:
-        notify()
+    if number in notify:
+        notify[number]()

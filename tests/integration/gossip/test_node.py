@@ -102,14 +102,13 @@ async def test_three_nodes_join_and_see_each_others_changes_within_a_second(secr
         await until(lambda: names(one, b"key") == ["node1"] and names(two, b"key") == [], within_s=1.0)
 
 
-async def test_a_large_change_is_pulled_and_arrives_whole() -> None:
+async def test_a_large_change_arrives_whole() -> None:
     async with cluster(configs(2, SECRET)) as (one, two):
         keys = [b"%064d" % number for number in range(5000)]
         for key in keys:
             one.add(key)
         await until(lambda: two.gauges().pairs == len(keys))
         assert two.gauges().keys == len(keys)
-        assert two.counters.pulls > 0
 
 
 async def test_keys_are_found_by_their_group() -> None:

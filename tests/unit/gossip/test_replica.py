@@ -198,13 +198,13 @@ def test_a_comparison_of_equal_states_ends_there_and_of_different_ones_shows_all
     assert [type(message) for message in shown] == [Members, Versions]
 
 
-def test_versions_are_answered_by_pulling_and_pushing_the_difference() -> None:
+def test_versions_are_answered_by_ones_own_where_behind_and_by_content_where_ahead() -> None:
     replica, _ = knowing_ben(b"a")
     replica.add(b"x", 0.1)
     mine = Version("ann", replica.me.epoch, 1)
     theirs = (replace(mine, version=0), Version("ben", BEN_EPOCH, 5), Version("unknown", BEN_EPOCH, 5))
     assert replies(say(replica, Versions(theirs), 0.2)) == [
-        Pull((Version("ben", BEN_EPOCH, 1),)),
+        Versions((Version("ben", BEN_EPOCH, 1),)),
         Deltas((Snapshot("ann", replica.me.epoch, 1, ((1, b"x"),)),)),
     ]
 
@@ -214,6 +214,12 @@ def test_who_has_its_set_of_a_former_epoch_is_shown_the_head_and_not_sent_the_co
     former = Version("ann", Epoch(1, 0), 7)
     assert former.epoch < replica.me.epoch
     assert replies(say(replica, Versions((former,)), 0.2)) == [Heartbeat(replica.me, replica.set.head())]
+
+
+def test_whom_it_listens_to_from_now_on_is_asked_for_what_was_missed() -> None:
+    replica, _ = knowing_ben(b"a")
+    assert sent(replica.connected("ben")) == [("ben", Versions((Version("ben", BEN_EPOCH, 1),)))]
+    assert replica.connected("unknown") == []
 
 
 def test_content_of_strangers_and_of_epochs_that_nobody_announced_is_dropped() -> None:
