@@ -7,7 +7,7 @@ is encoded, a length or range that does not fit, a header that does not parse.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 
@@ -16,7 +16,7 @@ from mirror.oci import OCTET_STREAM, Descriptor, Digest, InvalidReferenceError, 
 from mirror.source import Content
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from mirror.pieces import Piece
     from mirror.source import Request
@@ -33,6 +33,20 @@ OPENED: Final = frozenset({200, 206, 416})
 
 CLIENT_ERRORS: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 """What aiohttp raises for anything wrong between it and the server (ValueError: a URL it cannot use)."""
+
+
+class Head(Protocol):
+    """The head of a server's answer, whichever client read it."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers; their names in any case."""
+        ...
 
 
 class ResponseBody:
@@ -82,23 +96,26 @@ class ResponseBody:
             self._response.close()
 
 
-async def open_response(request: Request, response: aiohttp.ClientResponse, origin: str, holder: str = "") -> Content:
+async def open_response(request: Request, response: aiohttp.ClientResponse, origin: str) -> Content:
     """Make a content of a response to a GET by digest that `OPENED` names; the first bytes are awaited.
 
     Closes the response and raises `UnavailableError` when it is of no use.
     """
     try:
-        descriptor, positions, skip = _read_head(request, response)
+        descriptor, positions, skip = read_head(request, response)
         body = ResponseBody(response, skip, None if positions is None else len(positions))
         await body.start()
     except BaseException:
         response.close()
         raise
-    return Content(descriptor, positions, body, origin, holder)
+    return Content(descriptor, positions, body, origin)
 
 
-def _read_head(request: Request, response: aiohttp.ClientResponse) -> tuple[Descriptor, range | None, int]:
-    """The object, the positions of it that will be given, and how many bytes of the body to skip first."""
+def read_head(request: Request, response: Head) -> tuple[Descriptor, range | None, int]:
+    """What the answer to a GET by digest (one of `OPENED`) gives; raises `UnavailableError` when it is of no use.
+
+    The object, the positions of it that will be given, and how many bytes of the body to skip first.
+    """
     refuse_encoded(response)
     if response.status == 416:
         match = _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -126,7 +143,7 @@ def _read_head(request: Request, response: aiohttp.ClientResponse) -> tuple[Desc
     return descriptor, positions, positions.start if positions else 0
 
 
-def read_descriptor(request: Request, response: aiohttp.ClientResponse) -> Descriptor | None:
+def read_descriptor(request: Request, response: Head) -> Descriptor | None:
     """What a 200 to a HEAD says; None when it leaves out the digest. Raises `UnavailableError`."""
     text = response.headers.get("Docker-Content-Digest")
     if isinstance(request.reference, Digest):
@@ -141,7 +158,7 @@ def read_descriptor(request: Request, response: aiohttp.ClientResponse) -> Descr
     return Descriptor(read_media_type(request, response), digest, read_length(response))
 
 
-def read_media_type(request: Request, response: aiohttp.ClientResponse) -> str:
+def read_media_type(request: Request, response: Head) -> str:
     """The media type of a manifest; blobs are bytes, whatever a server calls them."""
     if request.kind is Kind.BLOB:
         return OCTET_STREAM
@@ -151,7 +168,7 @@ def read_media_type(request: Request, response: aiohttp.ClientResponse) -> str:
     return media_type
 
 
-def read_length(response: aiohttp.ClientResponse) -> int | None:
+def read_length(response: Head) -> int | None:
     """The Content-Length, if there is a usable one."""
     text = response.headers.get("Content-Length")
     if text is None:
@@ -161,7 +178,7 @@ def read_length(response: aiohttp.ClientResponse) -> int | None:
     return int(text)
 
 
-def refuse_encoded(response: aiohttp.ClientResponse) -> None:
+def refuse_encoded(response: Head) -> None:
     """Encoded bytes are not the bytes that the digest is of."""
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":

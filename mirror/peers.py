@@ -10,12 +10,11 @@ from contextlib import aclosing
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
-import aiohttp
-from yarl import URL
-
 from mirror.errors import CorruptError, NotFoundError, UnavailableError
-from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, timeout
+from mirror.http_client import OPENED, read_descriptor, read_head
+from mirror.peer_client import PeerClient
 from mirror.peer_mac import HEADER
+from mirror.source import Content
 from mirror.verified import open_verified
 
 if TYPE_CHECKING:
@@ -23,18 +22,16 @@ if TYPE_CHECKING:
 
     from mirror.choice import Holder, Standing
     from mirror.oci import Descriptor, Digest
+    from mirror.peer_client import Answer
     from mirror.peer_mac import PeerMac
     from mirror.pieces import Piece
-    from mirror.source import Body, Content, Request
+    from mirror.source import Body, Request
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S: Final = 1.0
-READ_TIMEOUT_S: Final = 3.0
-"""The longest silence of a peer before another one is asked. A stopped process still accepts connections (its kernel
-does), so this is what finds it out."""
 TRIES_MAX: Final = 4
-"""How many holders are asked for one object: with the timeouts it bounds the wait before upstream to 16 s."""
+"""How many holders are asked for one object: with the deadlines of `mirror.peer_client` it bounds the wait before
+upstream to 16 s."""
 
 
 class Index(Protocol):
@@ -61,32 +58,24 @@ class Peers:
         self._mac = mac
         self._standing = standing
         self._observer = observer
-        self._session: aiohttp.ClientSession | None = None
+        self._client = PeerClient()
 
     async def __aenter__(self) -> Peers:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
-        )
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        assert self._session is not None
-        await self._session.close()
+        await self._client.aclose()
 
     async def resolve(self, request: Request) -> Descriptor:
         """Ask holders in turn what the digest is."""
         failure: UnavailableError | None = None
         for holder in self._candidates(request.digest):
             try:
-                response = await self._ask("HEAD", holder, request)
+                answer = await self._ask("HEAD", holder, request)
                 try:
-                    descriptor = read_descriptor(request, response)
+                    descriptor = read_descriptor(request, answer)
                 finally:
-                    response.release()
+                    await answer.aclose()
                 assert descriptor is not None, "a request by digest is never without one"
             except NotFoundError:
                 self._observer.failed("stale")
@@ -110,33 +99,34 @@ class Peers:
 
     async def _open_at(self, holder: Holder, request: Request) -> Content:
         async def open_part(part: Request) -> Content:
-            response = await self._ask("GET", holder, part)
-            return await open_response(part, response, "peer", holder.target.name)
+            answer = await self._ask("GET", holder, part)
+            try:
+                descriptor, positions, _ = read_head(part, answer)
+                if len(positions or ()) != answer.length and answer.status != 416:
+                    raise UnavailableError("it gave more than the range that was asked for")
+            except UnavailableError:
+                await answer.aclose()
+                raise
+            return Content(descriptor, positions, answer, "peer", holder.target.name)
 
         content = await open_verified(open_part, request)
         content.body = _PeerBody(content.body, holder, self._standing, lambda error: self._note(holder, request, error))
         return content
 
-    async def _ask(self, method: str, holder: Holder, request: Request) -> aiohttp.ClientResponse:
-        assert self._session is not None, "peers are used inside `async with`"
+    async def _ask(self, method: str, holder: Holder, request: Request) -> Answer:
         repository = request.repository
         path = f"/v2/{repository.name}/{request.kind.value}/{request.digest}?ns={repository.registry}"
         byte_range = str(request.range) if request.range is not None and method == "GET" else ""
         headers = {"Range": byte_range} if byte_range else {}
         if self._mac is not None:
             headers[HEADER] = self._mac.sign(holder.target, method, path, byte_range)
-        try:
-            response = await self._session.request(
-                method, URL(holder.url + path, encoded=True), headers=headers, allow_redirects=False
-            )
-        except CLIENT_ERRORS as error:
-            raise UnavailableError(reason(error)) from error
-        if response.status in OPENED:
-            return response
-        response.close()
-        if response.status == 404:
+        answer = await self._client.ask(holder.url, method, path, headers)
+        if answer.status in OPENED:
+            return answer
+        await answer.aclose()
+        if answer.status == 404:
             raise NotFoundError(f"{holder.target.name} no longer has {request.digest}")
-        raise UnavailableError(f"it answered {response.status}")
+        raise UnavailableError(f"it answered {answer.status}")
 
     def _candidates(self, digest: Digest) -> list[Holder]:
         return list(islice(self._standing.ranked(self._index.holders(digest)), TRIES_MAX))

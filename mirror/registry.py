@@ -116,7 +116,7 @@ class Registry:
             async with asyncio.timeout(ANSWER_S_MAX):
                 if http.method == "HEAD":
                     return self._description(await self._source.resolve(request))
-                return self._content(await self._source.open(request))
+                return await self._content(await self._source.open(request))
         except RequestError as error:
             return self._error(error.code, str(error))
         except RefusedError as error:
@@ -135,10 +135,11 @@ class Registry:
             del response.headers["content-length"]
         return response
 
-    def _content(self, content: Content) -> Response:
+    async def _content(self, content: Content) -> Response:
         positions, size = content.positions, content.descriptor.size
         if positions is None or positions or not size:
             return ContentResponse(content, self._observer)
+        await content.body.aclose()
         return self._error(
             Code.RANGE_INVALID,
             f"the object has {size} bytes",

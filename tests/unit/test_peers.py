@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mirror import peers as peers_module
+from mirror import peer_client
 from mirror.choice import Holder, Standing
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.oci import ByteRange, Digest, Kind, Repository
@@ -68,6 +68,7 @@ async def test_the_range_is_under_the_mac() -> None:
         async with peers_at(server.url) as peers:
             content = await peers.open(BLOB.in_part(ByteRange.starting_at(100)))
             assert content.positions == range(0)
+            await content.body.aclose()
     heard = server.heard[0]
     assert MAC.verify(heard.headers[HEADER.lower()], Target("peer-0", "1.1"), "GET", heard.path, "bytes=100-")
 
@@ -96,7 +97,7 @@ BAD: dict[str, tuple[Script, str]] = {
 async def test_a_bad_peer_is_replaced_by_another_one(
     script: Script, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers_module, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(peer_client, "SILENCE_S", 0.5)
     failures = Failures()
     async with scripted(script) as bad, scripted(GOOD) as good:
         async with peers_at(bad.url, good.url, failures=failures) as peers:
