@@ -30,8 +30,9 @@ that writes a set. *Key*: opaque bytes. *Holder*: a member that has a key. *Cell
 what brings a cell from one version to another. *Record*: what is said of a member (`Member`). *Refutation*: a member's
 answer to a false record. *Visibility*: normal, ranked last, or hidden. *Group*: keys that are listed together.
 
-**Reading order.** `or_set` (the data), `index`, `membership`, `messages`, `replica` (the protocol; all of these without
-I/O), `codec`; then `node` and `transport`. `simulation` runs the replica in a simulated network.
+**Reading order.** `or_set` (the data), `index`, `membership`, `messages`, `replica` (the protocol) with `gaps`,
+`comparison` and `lookup`; all of these without I/O. `codec` and `payload` (the bytes). Then `node`, `transport`,
+`channel` and `zap`. `simulation` runs the replica in a simulated network.
 """
 
 from gossip.config import Config
