@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from mirror.settings import ENVIRONMENT_PREFIX, Settings, SettingsError, load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mirror.hosts import Change
 
@@ -101,11 +101,21 @@ def _serve(options: argparse.Namespace) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    code = 1
     try:
-        return asyncio.run(run_agent(settings))
-    except (ListenError, GossipError, OSError) as error:
-        _complain(error)
-        return 1
+        code = asyncio.run(run_agent(settings))
+    except* (ListenError, GossipError, OSError) as group:
+        for error in _leaves(group):
+            _complain(error)
+    return code
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
 
 
 def _add_configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -13,6 +13,7 @@ Two kinds of element, as bytes that are opaque to gossip:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
@@ -77,6 +78,8 @@ class Cluster:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._tags: dict[tuple[Repository, Tag], bytes] = {}
+        self.listed = asyncio.Event()
+        """Set once the store has said what it has."""
 
     def me(self) -> Target:
         """Who this node is to its peers now."""
@@ -99,6 +102,7 @@ class Cluster:
             async for events in batches:
                 for event in events:
                     self._apply(event)
+                self.listed.set()
 
     def _apply(self, event: StoreEvent) -> None:
         match event:

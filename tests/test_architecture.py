@@ -11,7 +11,23 @@ ROOT = Path(__file__).parent.parent
 LINES_MAX = 400
 GENERATED = ROOT / "mirror" / "stores" / "containerd" / "api"
 
-PURE_GOSSIP = ("config", "index", "membership", "messages", "or_set", "replica", "simulation")
+PURE_GOSSIP = (
+    "codec",
+    "comparison",
+    "config",
+    "counters",
+    "errors",
+    "gaps",
+    "index",
+    "lookup",
+    "membership",
+    "messages",
+    "or_set",
+    "outputs",
+    "payload",
+    "replica",
+    "simulation",
+)
 """The protocol: no clock, no sockets, no chance of its own. Its inputs are arguments, its outputs return values."""
 PURE_MIRROR = ("choice", "errors", "oci", "peer_mac")
 IMPURE = {"aiohttp", "aiozmq", "asyncio", "logging", "os", "socket", "subprocess", "threading", "time", "zmq"}
