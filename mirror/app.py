@@ -11,8 +11,8 @@ import logging
 import random
 import signal
 import time
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -32,6 +32,7 @@ from mirror.registries import Registries
 from mirror.registry import create_registry
 from mirror.stores.containerd import ContainerdSettings, ContainerdStore
 from mirror.stores.oci_layout import OciLayout
+from mirror.upload_slots import UploadSlots
 from mirror.upstream import Upstream
 from mirror.watchdog import EXIT_CODE, Watchdog
 
@@ -45,63 +46,49 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LISTING_S_MAX: Final = 2.0
+"""How long the start waits for the store's first listing; a runtime that is away must not keep the agent away."""
+
 
 async def run_agent(settings: Settings) -> int:
     """Run an agent until SIGTERM or SIGINT; returns the process's exit code.
 
-    Raises `mirror.http_server.ListenError`, `gossip.GossipError` and `OSError` when it cannot start.
+    Raises `mirror.http_server.ListenError`, `gossip.GossipError` and `OSError`, alone or in a group, when it cannot
+    start or go on.
     """
-    stopping = asyncio.Event()
-    stalled = asyncio.Event()
+    stopping, stalled = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stopping.set)
-    metrics = Metrics()
-    async with AsyncExitStack() as stack:
-        store = create_store(settings)
-        secret = ClusterSecret.from_file(settings.secret_file) if settings.secret_file else None
-        mac = PeerMac(secret.derive(KEY_LABEL)) if secret else None
-        node = Node(gossip_config(settings, secret), group_of=group_of)
-        cluster = Cluster(node)
-        metrics.collect_from(node)
-        standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
-        peers = await stack.enter_async_context(Peers(cluster, mac, standing, metrics.source("peer")))
-        upstream = await stack.enter_async_context(Upstream(Registries(settings.registries)))
 
-        client_face, peer_face = metrics.face("client"), metrics.face("peer")
-        client_app = create_registry(
-            Pull(store, peers, upstream, cluster), client_face, [Middleware(LoopbackDoor, observer=client_face)]
-        )
-        door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
-        peer_app = create_registry(store, peer_face, door)
-        servers = [
-            HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s),
-            HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s),
-            HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1),
-        ]
+    def on_stall() -> None:
+        stalled.set()
+        stopping.set()
+
+    metrics = Metrics()
+    store = create_store(settings)
+    secret = ClusterSecret.from_file(settings.secret_file) if settings.secret_file else None
+    node = Node(gossip_config(settings, secret), group_of=group_of)
+    metrics.collect_from(node)
+    cluster = Cluster(node)
+    async with AsyncExitStack() as stack:
+        servers = await create_servers(stack, settings, metrics, store=store, cluster=cluster, secret=secret)
+        servers.append(HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1))
         for server in servers:
             server.bind()
-        membership = await stack.enter_async_context(AsyncExitStack())
-        await membership.enter_async_context(node)
-
-        def on_stall() -> None:
-            stalled.set()
-            stopping.set()
-
         watchdog = Watchdog(loop, [server.socket for server in servers if server.socket], on_stall)
         watchdog.start()
         stack.callback(watchdog.stop)
+        membership = await stack.enter_async_context(AsyncExitStack())
         async with asyncio.TaskGroup() as tasks:
+            background = [tasks.create_task(cluster.advertise(store))]
+            # What the store has when the node joins need not be sent to those who remember it from before.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(cluster.listed.wait(), LISTING_S_MAX)
+            await membership.enter_async_context(node)
+            background.append(tasks.create_task(node.run()))
             serving = [tasks.create_task(server.serve()) for server in servers]
-            background = [tasks.create_task(node.run()), tasks.create_task(cluster.advertise(store))]
-            log.info(
-                "%s answers pulls on %s port %d and peers on %s port %d",
-                settings.name,
-                settings.client_address,
-                settings.client_port,
-                settings.address,
-                settings.peer_port,
-            )
+            log.info("%s answers pulls on %s port %d", settings.name, settings.client_address, settings.client_port)
             await stopping.wait()
             log.info("stopping: leaving the cluster, then at most %.0f s for running transfers", settings.grace_s)
             await membership.aclose()
@@ -111,6 +98,33 @@ async def run_agent(settings: Settings) -> int:
             for task in background:
                 task.cancel()
     return EXIT_CODE if stalled.is_set() else 0
+
+
+async def create_servers(
+    stack: AsyncExitStack,
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    store: Store,
+    cluster: Cluster,
+    secret: ClusterSecret | None,
+) -> list[HttpServer]:
+    """The client face, which answers from everywhere, and the peer face, which answers from the store."""
+    mac = PeerMac(secret.derive(KEY_LABEL)) if secret else None
+    standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
+    peers = await stack.enter_async_context(Peers(cluster, mac, standing, metrics.source("peer")))
+    upstream = await stack.enter_async_context(Upstream(Registries(settings.registries)))
+    pull = Pull(store, peers, upstream, cluster)
+
+    client_face, peer_face = metrics.face("client"), metrics.face("peer")
+    client_app = create_registry(pull, client_face, [Middleware(LoopbackDoor, observer=client_face)])
+    slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
+    door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
+    peer_app = create_registry(store, peer_face, [*door, slots])
+    return [
+        HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s),
+        HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s),
+    ]
 
 
 def create_store(settings: Settings) -> Store:

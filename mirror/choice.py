@@ -1,8 +1,10 @@
 """Which holder to ask first: pure decisions over what is known of the peers.
 
-The best ranked come first (not avoided, not suspected, in this node's zone), and among equals the less busy of two
-taken at random, which spreads load almost as well as knowing everybody's (Mitzenmacher, "The power of two choices in
-randomized load balancing", 2001).
+The best ranked come first (not avoided, not suspected, not full, in this node's zone), and among equals the less
+loaded of two taken at random, which spreads load almost as well as knowing everybody's (Mitzenmacher, "The power of
+two choices in randomized load balancing", 2001).
+
+A holder's load is what it told last of other uploads, as long as that is fresh, and this node's own transfers from it.
 
 A holder that failed is avoided for a while: it is asked last, not never, for it may be the only one left.
 """
@@ -20,12 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mirror.errors import UnavailableError
+    from mirror.load import Load
     from mirror.peer_mac import Target
 
 AVOID_S: Final = 10.0
 """How long a holder that failed is asked last."""
 AVOID_CORRUPT_S: Final = 300.0
 """The same for one that gave wrong bytes."""
+LOAD_FRESH_S: Final = 5.0
+"""How long a peer's word on its load counts; a layer of 100 MB takes about a second."""
+SLOTS_ASSUMED: Final = 64
+"""The upload slots of a peer that has not told yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,13 @@ class Holder:
     suspect: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    others: int
+    slots: int
+    at: float
+
+
 class Standing:
     """What this node's own transfers have shown of each peer. `zone` is this node's."""
 
@@ -47,6 +61,7 @@ class Standing:
         self._clock = clock
         self._busy: Counter[str] = Counter()
         self._avoided: dict[str, float] = {}
+        self._told: dict[str, _Told] = {}
 
     def begin(self, holder: Holder) -> None:
         """A transfer from the holder starts."""
@@ -56,6 +71,11 @@ class Standing:
         """A transfer from the holder is over, however it went."""
         self._busy[holder.target.name] -= 1
 
+    def hear(self, holder: Holder, load: Load) -> None:
+        """The holder told its load, in an answer whose own transfer has not begun here."""
+        others = max(0, load.uploads - self._busy[holder.target.name])
+        self._told[holder.target.name] = _Told(others, load.slots, self._clock())
+
     def fail(self, holder: Holder, error: UnavailableError) -> None:
         """The holder did not give what it was asked for."""
         until = self._clock() + (AVOID_CORRUPT_S if isinstance(error, CorruptError) else AVOID_S)
@@ -64,13 +84,22 @@ class Standing:
     def ranked(self, holders: Sequence[Holder]) -> Iterator[Holder]:
         """The holders in the order in which to ask them."""
         now = self._clock()
-        groups: dict[tuple[bool, bool, bool], list[Holder]] = {}
+        groups: dict[tuple[bool, bool, bool, bool], list[Holder]] = {}
         for holder in holders:
             avoided = self._avoided.get(holder.target.name, now) > now
-            groups.setdefault((avoided, holder.suspect, holder.zone != self._zone), []).append(holder)
+            full = self._load(holder, now) >= 1
+            groups.setdefault((avoided, holder.suspect, full, holder.zone != self._zone), []).append(holder)
         for _, group in sorted(groups.items()):
             while group:
                 pair = self._rng.sample(group, min(2, len(group)))
-                choice = min(pair, key=lambda holder: self._busy[holder.target.name])
+                choice = min(pair, key=lambda holder: self._load(holder, now))
                 group.remove(choice)
                 yield choice
+
+    def _load(self, holder: Holder, now: float) -> float:
+        """The part of the holder's upload slots that is taken, as far as is known."""
+        busy = self._busy[holder.target.name]
+        told = self._told.get(holder.target.name)
+        if told is None or now - told.at > LOAD_FRESH_S:
+            return busy / (told.slots if told else SLOTS_ASSUMED)
+        return (told.others + busy) / told.slots

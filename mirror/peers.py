@@ -8,17 +8,18 @@ from __future__ import annotations
 import logging
 from contextlib import aclosing
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from mirror.errors import CorruptError, NotFoundError, UnavailableError
 from mirror.http_client import OPENED, read_descriptor, read_head
+from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, Load, read_names
 from mirror.peer_client import PeerClient
 from mirror.peer_mac import HEADER
 from mirror.source import Content
 from mirror.verified import open_verified
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from mirror.choice import Holder, Standing
     from mirror.oci import Descriptor, Digest
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 TRIES_MAX: Final = 4
 """How many holders are asked for one object: with the deadlines of `mirror.peer_client` it bounds the wait before
 upstream to 16 s."""
+CANDIDATES_MAX: Final = 16
+"""From how many holders those are taken; a full one moves others that it names to the front."""
+
+T = TypeVar("T")
 
 
 class Index(Protocol):
@@ -68,31 +73,42 @@ class Peers:
 
     async def resolve(self, request: Request) -> Descriptor:
         """Ask holders in turn what the digest is."""
-        failure: UnavailableError | None = None
-        for holder in self._candidates(request.digest):
+
+        async def describe(holder: Holder) -> Descriptor:
+            answer = await self._ask("HEAD", holder, request)
             try:
-                answer = await self._ask("HEAD", holder, request)
-                try:
-                    descriptor = read_descriptor(request, answer)
-                finally:
-                    await answer.aclose()
-                assert descriptor is not None, "a request by digest is never without one"
-            except NotFoundError:
-                self._observer.failed("stale")
-            except UnavailableError as error:
-                failure = self._note(holder, request, error)
-            else:
-                return descriptor
-        raise failure or NotFoundError(f"no peer has {request.digest}")
+                descriptor = read_descriptor(request, answer)
+            finally:
+                await answer.aclose()
+            assert descriptor is not None, "a request by digest is never without one"
+            return descriptor
+
+        return await self._first(request, describe)
 
     async def open(self, request: Request) -> Content:
         """Open the digest at the first holder that gives it; small objects come back verified."""
+        return await self._first(request, lambda holder: self._open_at(holder, request))
+
+    def alternatives(self, digest: Digest) -> list[str]:
+        """The names of the members that this node would ask for the digest, best first."""
+        ranked = self._standing.ranked(self._index.holders(digest))
+        return [holder.target.name for holder in islice(ranked, ALTERNATIVES_MAX)]
+
+    async def _first(self, request: Request, ask: Callable[[Holder], Awaitable[T]]) -> T:
+        """What the first holder that can gives; one that is full says which others to ask next."""
         failure: UnavailableError | None = None
-        for holder in self._candidates(request.digest):
+        candidates = list(islice(self._standing.ranked(self._index.holders(request.digest)), CANDIDATES_MAX))
+        for _ in range(min(TRIES_MAX, len(candidates))):
+            holder = candidates.pop(0)
             try:
-                return await self._open_at(holder, request)
+                return await ask(holder)
             except NotFoundError:
                 self._observer.failed("stale")
+            except _FullError as error:
+                self._observer.failed("full")
+                failure = UnavailableError(f"peer {holder.target.name}: {error}")
+                named = [other for other in candidates if other.target.name in error.alternatives]
+                candidates = named + [other for other in candidates if other not in named]
             except UnavailableError as error:
                 failure = self._note(holder, request, error)
         raise failure or NotFoundError(f"no peer has {request.digest}")
@@ -121,15 +137,16 @@ class Peers:
         if self._mac is not None:
             headers[HEADER] = self._mac.sign(holder.target, method, path, byte_range)
         answer = await self._client.ask(holder.url, method, path, headers)
+        if load := Load.parse(answer.headers.get(LOAD_HEADER)):
+            self._standing.hear(holder, load)
         if answer.status in OPENED:
             return answer
         await answer.aclose()
+        if answer.status == 503 and ALTERNATIVES_HEADER in answer.headers:
+            raise _FullError(read_names(answer.headers[ALTERNATIVES_HEADER]))
         if answer.status == 404:
             raise NotFoundError(f"{holder.target.name} no longer has {request.digest}")
         raise UnavailableError(f"it answered {answer.status}")
-
-    def _candidates(self, digest: Digest) -> list[Holder]:
-        return list(islice(self._standing.ranked(self._index.holders(digest)), TRIES_MAX))
 
     def _note(self, holder: Holder, request: Request, error: UnavailableError) -> UnavailableError:
         """Remember a failure; returns it with the holder's name."""
@@ -138,6 +155,14 @@ class Peers:
         self._observer.failed("corrupt" if isinstance(error, CorruptError) else "unavailable")
         log.warning("peer %s cannot give %s: %s", name, request.digest, error)
         return UnavailableError(f"peer {name}: {error}")
+
+
+class _FullError(UnavailableError):
+    """All upload slots of the peer are taken, which is no fault of it; it names others."""
+
+    def __init__(self, alternatives: tuple[str, ...]) -> None:
+        super().__init__("all its upload slots are taken")
+        self.alternatives = alternatives
 
 
 class _PeerBody:

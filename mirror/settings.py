@@ -102,6 +102,12 @@ def _size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 0 < int(text) < 100_000:
+        raise ValueError("a number, 1 to 99999")
+    return int(text)
+
+
 def _path(text: str) -> Path:
     path = Path(text)
     if not text or not path.is_absolute():
@@ -162,6 +168,13 @@ class Settings:
     publish_port: int = option(_port, "The port on which gossip is published.", default=29992)
     router_port: int = option(_port, "The port on which gossip is asked for.", default=29993)
     metrics_port: int = option(_port, "The port of /metrics, /livez and /readyz, on address.", default=29994)
+
+    upload_slots: int = option(
+        _count,
+        "How many blobs are given to peers at the same time; others are told to ask elsewhere. More slots make each "
+        "upload slower.",
+        default=64,
+    )
 
     seeds: tuple[str, ...] = option(
         _seeds, "host:port (router ports) of agents to join through, several with commas.", default=()

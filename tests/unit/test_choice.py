@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from mirror.choice import AVOID_CORRUPT_S, AVOID_S, Holder, Standing
+from mirror.choice import AVOID_CORRUPT_S, AVOID_S, LOAD_FRESH_S, Holder, Standing
 from mirror.errors import CorruptError, UnavailableError
+from mirror.load import Load
 from mirror.peer_mac import Target
 
 
@@ -84,3 +85,36 @@ def test_a_transfer_that_ended_counts_no_more(clock: Clock) -> None:
         standing.end(one)
     standing.begin(two)
     assert {names(standing, one, two)[0] for _ in range(20)} == {"one"}
+
+
+def test_the_less_loaded_comes_first_by_what_peers_told_of_themselves(clock: Clock) -> None:
+    standing = Standing("here", random.Random(1), clock)
+    one, two = holder("one"), holder("two")
+    standing.hear(one, Load(30, 64))
+    standing.hear(two, Load(5, 8))
+    for _ in range(20):
+        assert names(standing, two, one) == ["one", "two"]
+
+
+def test_ones_own_transfers_count_once_although_the_peer_tells_them_too(clock: Clock) -> None:
+    standing = Standing("here", random.Random(1), clock)
+    one, two = holder("one"), holder("two")
+    for _ in range(3):
+        standing.begin(one)
+    standing.hear(one, Load(3, 8))
+    standing.hear(two, Load(4, 8))
+    for _ in range(20):
+        assert names(standing, two, one) == ["one", "two"]
+    for _ in range(2):
+        standing.begin(one)
+    for _ in range(20):
+        assert names(standing, two, one) == ["two", "one"]
+
+
+def test_a_full_peer_comes_after_one_that_is_far_away_until_that_is_old_news(clock: Clock) -> None:
+    standing = Standing("here", random.Random(1), clock)
+    full, far = holder("full"), holder("far", "there")
+    standing.hear(full, Load(8, 8))
+    assert names(standing, full, far) == ["far", "full"]
+    clock.now += LOAD_FRESH_S + 1
+    assert names(standing, full, far) == ["full", "far"]

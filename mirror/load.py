@@ -1,0 +1,50 @@
+"""How busy a peer is, in the words that peers use: headers of their answers.
+
+- `Skvaller-Load: 3/64`, in every answer: of 64 upload slots 3 are taken by other uploads than this answer.
+- `Skvaller-Alternatives: node-b,node-c`, with a 503 when all slots are taken: members that have the object too, best
+  first. They are names and never addresses, so that nobody can be sent to a place outside the cluster. (Names are
+  percent-encoded: a member's name can have any character.)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, unquote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LOAD_HEADER: Final = "Skvaller-Load"
+ALTERNATIVES_HEADER: Final = "Skvaller-Alternatives"
+ALTERNATIVES_MAX: Final = 4
+
+_LOAD = re.compile(r"(\d{1,6})/([1-9]\d{0,5})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many of a node's upload slots are taken by uploads other than the one that tells it."""
+
+    uploads: int
+    slots: int
+
+    def __str__(self) -> str:
+        return f"{self.uploads}/{self.slots}"
+
+    @classmethod
+    def parse(cls, text: str | None) -> Load | None:
+        """Read the header; None when it is missing or makes no sense (it is advice and nothing more)."""
+        match = _LOAD.fullmatch(text or "")
+        return cls(int(match[1]), int(match[2])) if match else None
+
+
+def write_names(names: Iterable[str]) -> str:
+    """The value of the header of alternatives."""
+    return ",".join(quote(name, safe="") for name in names)
+
+
+def read_names(text: str | None) -> tuple[str, ...]:
+    """The names in the header of alternatives, at most `ALTERNATIVES_MAX`."""
+    return tuple(unquote(name) for name in (text or "").split(",")[:ALTERNATIVES_MAX] if name)

@@ -1,0 +1,161 @@
+"""Upload slots: what a full node says, and what the one that asked makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from starlette.middleware import Middleware
+
+from mirror.choice import Holder, Standing
+from mirror.errors import UnavailableError
+from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, Load, read_names, write_names
+from mirror.metrics import Metrics
+from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
+from mirror.peer_mac import Target
+from mirror.peers import Peers
+from mirror.pieces import Piece
+from mirror.registry import create_registry
+from mirror.source import Content, Request, read_all
+from mirror.upload_slots import UploadSlots
+from tests.serving import serving
+
+DATA = b"x" * 100
+DIGEST = Digest.of(DATA)
+BLOB = Request(Repository("registry.test", "lib/app"), Kind.BLOB, DIGEST)
+SLOTS = 2
+
+
+class Slow:
+    """A store whose objects end only when they may."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+
+    async def resolve(self, request: Request) -> Descriptor:
+        return Descriptor(OCTET_STREAM, request.digest, len(DATA))
+
+    async def open(self, request: Request) -> Content:
+        return Content(await self.resolve(request), range(len(DATA)), self, "store")
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        yield DATA[:50]
+        await self.may_end.wait()
+        yield DATA[50:]
+
+    async def aclose(self) -> None:
+        return
+
+
+@asynccontextmanager
+async def node(store: Slow, metrics: Metrics, *alternatives: str) -> AsyncGenerator[str]:
+    """The peer face of a node with `SLOTS` upload slots."""
+    slots = Middleware(
+        UploadSlots, observer=metrics.face("peer"), slots=SLOTS, alternatives=lambda digest: list(alternatives)
+    )
+    async with serving(create_registry(store, metrics.face("peer"), [slots])) as url:
+        yield url
+
+
+def blob(url: str) -> str:
+    return f"{url}/v2/lib/app/blobs/{DIGEST}?ns=registry.test"
+
+
+async def test_a_full_node_says_503_with_its_load_and_names_others() -> None:
+    store, metrics = Slow(), Metrics()
+    names = ["node-b", "käthe, the 2nd", "c", "d", "e"]
+    async with node(store, metrics, *names) as url, aiohttp.ClientSession() as session:
+        first, second = await session.get(blob(url)), await session.get(blob(url))
+        assert (first.headers[LOAD_HEADER], second.headers[LOAD_HEADER]) == ("0/2", "1/2")
+        async with session.get(blob(url)) as third:
+            assert third.status == 503
+            assert third.headers[LOAD_HEADER] == "2/2"
+            assert read_names(third.headers[ALTERNATIVES_HEADER]) == tuple(names[:ALTERNATIVES_MAX])
+            assert (await third.json())["errors"][0]["code"] == "UNAVAILABLE"
+        store.may_end.set()
+        assert await first.read() == await second.read() == DATA
+        async with session.get(blob(url)) as again:
+            assert again.status == 200
+    assert metrics.refused.labels("peer", "slots")._value.get() == 1
+
+
+async def test_what_is_no_blob_needs_no_slot() -> None:
+    async with node(Slow(), Metrics()) as url, aiohttp.ClientSession() as session:
+        busy = [await session.get(blob(url)) for _ in range(SLOTS)]
+        async with session.head(blob(url)) as head, session.get(f"{url}/v2/") as version:
+            assert (head.status, version.status) == (200, 200)
+            assert head.headers[LOAD_HEADER] == "2/2"
+        async with session.get(f"{url}/v2/lib/app/blobs/nonsense?ns=registry.test") as wrong:
+            assert wrong.status == 400
+        for response in busy:
+            response.close()
+
+
+async def test_a_peer_that_leaves_gives_its_slot_back() -> None:
+    store = Slow()
+    async with node(store, Metrics()) as url, aiohttp.ClientSession() as session:
+        for _ in range(SLOTS * 3):
+            (await session.get(blob(url))).close()
+            await asyncio.sleep(0.05)
+        store.may_end.set()
+        async with asyncio.timeout(5):
+            while (await session.get(blob(url))).status != 200:
+                await asyncio.sleep(0.01)
+
+
+class Failures(list[str]):
+    def failed(self, reason: str) -> None:
+        self.append(reason)
+
+
+class Listed:
+    def __init__(self, *urls: str) -> None:
+        self.list = [Holder(Target(f"n{number}", "1"), url, str(number)) for number, url in enumerate(urls)]
+
+    def holders(self, digest: Digest) -> list[Holder]:
+        return self.list
+
+
+async def test_a_full_peer_is_left_for_the_one_that_it_names_and_is_not_blamed() -> None:
+    full, free, metrics, failures = Slow(), Slow(), Metrics(), Failures()
+    free.may_end.set()
+    standing = Standing("0", random.Random(1), asyncio.get_running_loop().time)
+    async with node(full, metrics, "n5") as busy, node(free, metrics) as named, aiohttp.ClientSession() as session:
+        taken = [await session.get(blob(busy)) for _ in range(SLOTS)]
+        index = Listed(busy, *["http://127.0.0.1:1"] * 4, named)  # only the named one can be reached within the tries
+        async with Peers(index, None, standing, failures) as peers:
+            content = await peers.open(BLOB)
+            assert content.holder == "n5"
+            assert await read_all(content.body, 1000) == DATA
+            assert failures == ["full"]
+            assert peers.alternatives(DIGEST)[0] != "n0", "it is full, as it said, and so comes after the others"
+        for response in taken:
+            response.close()
+
+
+async def test_when_all_are_full_peers_are_unavailable() -> None:
+    standing = Standing("0", random.Random(1), asyncio.get_running_loop().time)
+    async with node(Slow(), Metrics()) as url, aiohttp.ClientSession() as session:
+        taken = [await session.get(blob(url)) for _ in range(SLOTS)]
+        async with Peers(Listed(url), None, standing, Failures()) as peers:
+            with pytest.raises(UnavailableError, match="slots are taken"):
+                await peers.open(BLOB)
+        for response in taken:
+            response.close()
+
+
+@pytest.mark.parametrize("text", [None, "", "3", "3/0", "-1/5", "3/64/7", "a/b", "1/99999999", " 1/2", "٣/٦"])
+def test_a_load_that_makes_no_sense_is_ignored(text: str | None) -> None:
+    assert Load.parse(text) is None
+
+
+def test_names_of_any_kind_come_through_a_header() -> None:
+    names = ("a", "b c", "ü,%", "x\r\ny")
+    assert read_names(write_names(names)) == names
+    assert write_names(names).isascii()
+    assert "\n" not in write_names(names)
+    assert read_names(None) == read_names("") == ()
