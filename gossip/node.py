@@ -36,6 +36,9 @@ SEEK_S_MAX: Final = 10.0
 REJOIN_S: Final = 30.0
 """A node that has members still asks a seed from time to time: so the halves of a parted cluster find each other."""
 RESOLVE_S_MAX: Final = 5.0
+HOLDERS_MAX: Final = 64
+"""As many holders of a key are named unless the caller says otherwise; it makes the cost of an answer independent of
+how many there are."""
 EPOCH_FILE_BYTES_MAX: Final = 32
 
 
@@ -129,9 +132,13 @@ class Node:
         """The visible others, those ranked last at the end."""
         return self._replica.lookup.members()
 
-    def holders(self, key: bytes) -> list[Member]:
-        """The visible members that hold `key`, those ranked last at the end; without this node."""
-        return self._replica.lookup.holders(key)
+    def holders(self, key: bytes, limit: int = HOLDERS_MAX) -> list[Member]:
+        """At most `limit` of the visible members that hold `key`; without this node.
+
+        Those of this node's zone come first, those ranked last come last. Which of very many are named is left to
+        chance, so that not all ask the same ones.
+        """
+        return self._replica.lookup.holders(key, limit, self._rng.getrandbits(16))
 
     def keys_in_group(self, group: bytes) -> list[bytes]:
         """The keys of a group that any member holds, hidden ones and this node included; sorted."""
