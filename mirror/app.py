@@ -135,6 +135,7 @@ def create_store(settings: Settings) -> Store:
                 socket=settings.containerd_socket,
                 namespaces=settings.containerd_namespaces,
                 content_dir=settings.containerd_content_dir,
+                pin_bytes_max=settings.containerd_pin_bytes_max,
             )
         )
     return OciLayout(settings.layout_dir, settings.layout_bytes_max)

@@ -206,6 +206,13 @@ class Settings:
     containerd_content_dir: Path | None = option(
         _path, "Where containerd's content directory is mounted. Default: containerd is asked.", default=None
     )
+    containerd_pin_bytes_max: int = option(
+        _size,
+        "How much of what arrives is kept, by a lease, although containerd would throw it away, as it does with "
+        "discard_unpacked_layers; the oldest goes first. It costs that much disk, also for images that were removed. "
+        "0 keeps nothing and releases what was kept; after an uninstall, `ctr -n k8s.io leases rm skvaller` does.",
+        default=0,
+    )
 
     registries: Mapping[str, Endpoint] = option(
         _registries,

@@ -1,4 +1,4 @@
-"""The containerd store: what this node's containerd has, shown to the cluster. It keeps nothing itself.
+"""The containerd store: what this node's containerd has, shown to the cluster. It stores nothing itself.
 
 Two independent halves:
 
@@ -7,6 +7,9 @@ Two independent halves:
   collection, of which no version of containerd sends an event, is seen as it happens. Bytes are read from the
   files, never through containerd.
 - `names` follows the image records by gRPC (`client`): which tag means which manifest.
+
+All that it ever changes in containerd is a lease of its own: `pins` holds content that would be thrown away, when
+that is wanted; `unpinned` is for when it is not.
 
 So content is served by digest from all namespaces and while containerd is down; names come from the configured
 namespaces, and the last known ones stay while containerd is down.

@@ -1,4 +1,4 @@
-"""containerd's gRPC API, as far as it is used: three calls, with typed answers and this package's errors.
+"""containerd's gRPC API, as far as it is used, with typed answers and this package's errors.
 
 Every failure is an `UnavailableError` that tells in one line what containerd (or the socket) said.
 """
@@ -7,26 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
+from google.protobuf.empty_pb2 import Empty
 
 from mirror.errors import UnavailableError
+from mirror.oci import Digest, InvalidReferenceError
 from mirror.stores.containerd.api.events_pb2 import Envelope, SubscribeRequest
 from mirror.stores.containerd.api.images_pb2 import Image, ListImagesRequest, ListImagesResponse
 from mirror.stores.containerd.api.introspection_pb2 import PluginsRequest, PluginsResponse
+from mirror.stores.containerd.api.leases_pb2 import (
+    AddResourceRequest,
+    CreateRequest,
+    CreateResponse,
+    DeleteRequest,
+    DeleteResourceRequest,
+    ListResourcesRequest,
+    ListResourcesResponse,
+    Resource,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+
+    from google.protobuf.message import Message
 
 CALL_TIMEOUT_S: Final = 5.0
 """How long containerd may take for one answer; it needs a millisecond unless it hangs."""
 
 MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
-"""The largest listing of images that is read: about 100,000 image records."""
+"""The largest listing that is read: about 100,000 image records, or more than 500,000 objects of a lease."""
 
 RETRY_S_MIN: Final = 0.1
 RETRY_S_MAX: Final = 2.0
@@ -39,16 +53,20 @@ class Containerd:
     """One connection to a containerd. Made by `connect`."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._plugins = channel.unary_unary(
-            "/containerd.services.introspection.v1.Introspection/Plugins",
-            request_serializer=PluginsRequest.SerializeToString,
-            response_deserializer=PluginsResponse.FromString,
-        )
-        self._images = channel.unary_unary(
-            "/containerd.services.images.v1.Images/List",
-            request_serializer=ListImagesRequest.SerializeToString,
-            response_deserializer=ListImagesResponse.FromString,
-        )
+        def call(path: str, request: type[Message], response: type[Message]) -> Callable[..., Any]:
+            return channel.unary_unary(
+                f"/containerd.services.{path}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=response.FromString,
+            )
+
+        self._plugins = call("introspection.v1.Introspection/Plugins", PluginsRequest, PluginsResponse)
+        self._images = call("images.v1.Images/List", ListImagesRequest, ListImagesResponse)
+        self._create_lease = call("leases.v1.Leases/Create", CreateRequest, CreateResponse)
+        self._delete_lease = call("leases.v1.Leases/Delete", DeleteRequest, Empty)
+        self._add_resource = call("leases.v1.Leases/AddResource", AddResourceRequest, Empty)
+        self._delete_resource = call("leases.v1.Leases/DeleteResource", DeleteResourceRequest, Empty)
+        self._list_resources = call("leases.v1.Leases/ListResources", ListResourcesRequest, ListResourcesResponse)
         self._subscribe = channel.unary_stream(
             "/containerd.services.events.v1.Events/Subscribe",
             request_serializer=SubscribeRequest.SerializeToString,
@@ -69,9 +87,48 @@ class Containerd:
         """All image records of a namespace; none when the namespace does not exist."""
         with _failures_told():
             response: ListImagesResponse = await self._images(
-                ListImagesRequest(), metadata=(("containerd-namespace", namespace),), timeout=CALL_TIMEOUT_S
+                ListImagesRequest(), metadata=_in(namespace), timeout=CALL_TIMEOUT_S
             )
         return response.images
+
+    async def create_lease(self, namespace: str, lease: str) -> None:
+        """Make a lease of content; one that is there stays as it is. It makes the namespace too.
+
+        The lease is flat: it holds the objects put into it, and not what they refer to. Otherwise an image's
+        configuration would hold its unpacked snapshots.
+        """
+        request = CreateRequest(id=lease, labels={"containerd.io/gc.flat": "true"})
+        with _failures_told(fine=grpc.StatusCode.ALREADY_EXISTS):
+            await self._create_lease(request, metadata=_in(namespace), timeout=CALL_TIMEOUT_S)
+
+    async def delete_lease(self, namespace: str, lease: str) -> None:
+        """Let go of a lease with all that it holds; none is fine. Garbage collection follows by itself."""
+        with _failures_told(fine=grpc.StatusCode.NOT_FOUND):
+            await self._delete_lease(DeleteRequest(id=lease), metadata=_in(namespace), timeout=CALL_TIMEOUT_S)
+
+    async def leased(self, namespace: str, lease: str) -> set[Digest]:
+        """The content that a lease holds, whether it is there or not."""
+        with _failures_told():
+            response: ListResourcesResponse = await self._list_resources(
+                ListResourcesRequest(id=lease), metadata=_in(namespace), timeout=CALL_TIMEOUT_S
+            )
+        held = set()
+        for resource in response.resources:
+            with suppress(InvalidReferenceError):
+                held.add(Digest.parse(resource.id))
+        return held
+
+    async def hold(self, namespace: str, lease: str, digest: Digest) -> None:
+        """Put content into a lease, whether it is there (yet) or not."""
+        request = AddResourceRequest(id=lease, resource=_content(digest))
+        with _failures_told():
+            await self._add_resource(request, metadata=_in(namespace), timeout=CALL_TIMEOUT_S)
+
+    async def release(self, namespace: str, lease: str, digest: Digest) -> None:
+        """Take content out of a lease. Garbage collection follows by itself."""
+        request = DeleteResourceRequest(id=lease, resource=_content(digest))
+        with _failures_told():
+            await self._delete_resource(request, metadata=_in(namespace), timeout=CALL_TIMEOUT_S)
 
     async def image_events(self, namespaces: Sequence[str]) -> AsyncGenerator[Envelope, None]:
         """Every creation, change and deletion of an image record from now on, until containerd goes away."""
@@ -96,7 +153,7 @@ async def connect(socket: Path) -> AsyncGenerator[Containerd, None]:
 
 
 class Absence:
-    """The time that a containerd is away: told once in the log, and waited for."""
+    """The time that a containerd is away: told once in the log, however many wait for it."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -116,10 +173,20 @@ class Absence:
         self._pause_s = 0.0
 
 
+def _in(namespace: str) -> tuple[tuple[str, str], ...]:
+    return (("containerd-namespace", namespace),)
+
+
+def _content(digest: Digest) -> Resource:
+    return Resource(id=str(digest), type="content")
+
+
 @contextmanager
-def _failures_told() -> Iterator[None]:
+def _failures_told(fine: grpc.StatusCode | None = None) -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
+        if error.code() is fine:
+            return
         reason = f"{error.code().name}: {error.details() or 'no reason given'}"
         raise UnavailableError(f"containerd did not answer ({reason})") from error

@@ -60,11 +60,14 @@ class ContentDirectory:
         self._rescan_interval_s = rescan_interval_s
         self._warned = ""
 
+    async def status(self, digest: Digest) -> os.stat_result:
+        """An object's size and the time of its commit (`st_mtime`). Raises `NotFoundError`, `UnavailableError`."""
+        with _failures_told(digest):
+            return await asyncio.to_thread(os.stat, self._file(digest))
+
     async def size(self, digest: Digest) -> int:
         """The size of an object in bytes. Raises `NotFoundError`, `UnavailableError`."""
-        with _failures_told(digest):
-            status = await asyncio.to_thread(os.stat, self._file(digest))
-        return status.st_size
+        return (await self.status(digest)).st_size
 
     async def read(self, digest: Digest, bytes_max: int) -> bytes:
         """A small object, whole. Raises `NotFoundError` (also when it is larger), `UnavailableError`."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from mirror.errors import UnavailableError
 from mirror.oci import Digest, InvalidReferenceError, Repository, Tag
 from mirror.stores import TagRemoved, TagSet
-from mirror.stores.containerd.client import Absence, connect
+from mirror.stores.containerd.client import connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mirror.stores import StoreEvent
     from mirror.stores.containerd.api.images_pb2 import Image
-    from mirror.stores.containerd.client import Containerd
+    from mirror.stores.containerd.client import Absence, Containerd
 
 SETTLE_S: Final = 1.0
 """After subscribing, when to list again: containerd does not tell from when on it sends events."""
@@ -49,10 +49,11 @@ Meanings = dict[tuple[Repository, Tag], Meaning]
 class ImageNames:
     """The names in some namespaces of the containerd behind a socket, kept up to date by `changes`."""
 
-    def __init__(self, socket: Path, namespaces: Sequence[str], reconcile_interval_s: float) -> None:
+    def __init__(self, socket: Path, namespaces: Sequence[str], reconcile_interval_s: float, absence: Absence) -> None:
         self._socket = socket
         self._namespaces = tuple(namespaces)
         self._reconcile_interval_s = reconcile_interval_s
+        self._absence = absence
         self._known: Meanings = {}
 
     def digest(self, repository: Repository, tag: Tag) -> Digest | None:
@@ -63,12 +64,11 @@ class ImageNames:
     async def changes(self) -> AsyncGenerator[list[StoreEvent], None]:
         """All names (none when containerd is away), then every change. Never ends, and never raises."""
         first = True
-        absence = Absence(self._socket)
         while True:
             try:
                 async with connect(self._socket) as containerd, aclosing(self._listings(containerd)) as listings:
                     async for known in listings:
-                        absence.over()
+                        self._absence.over()
                         batch = difference(self._known, known)
                         self._known = known
                         if batch or first:
@@ -78,7 +78,7 @@ class ImageNames:
                 if first:
                     first = False
                     yield []
-                await absence.wait(reason)
+                await self._absence.wait(reason)
 
     async def _listings(self, containerd: Containerd) -> AsyncGenerator[Meanings, None]:
         """What every namespace has: now, after events, and at intervals. Raises `UnavailableError`."""

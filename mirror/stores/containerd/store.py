@@ -14,9 +14,12 @@ from mirror.source import Content, FileBody, MemoryBody
 from mirror.stores.containerd.client import Absence, connect
 from mirror.stores.containerd.content import ContentDirectory
 from mirror.stores.containerd.names import ImageNames
+from mirror.stores.containerd.pins import Pins
+from mirror.stores.containerd.unpinned import Unpinned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from typing import Never
 
     from mirror.source import Request
     from mirror.stores import Ingest, StoreEvent
@@ -40,13 +43,18 @@ class ContainerdSettings:
     """How often names and content are listed although nothing was told. It bounds how long a missed event is
     missed; less costs a listing of all image records and of the content directory each time."""
 
+    pin_bytes_max: int = 0
+    """How many bytes of what arrives are kept although containerd would throw them away; 0 pins nothing, and
+    releases what an earlier run pinned. More costs disk, also for images that were removed."""
+
 
 class ContainerdStore:
     """What a node's containerd has. Knows content and names only while `watch` runs; opens nothing but files."""
 
     def __init__(self, settings: ContainerdSettings) -> None:
         self._settings = settings
-        self._names = ImageNames(settings.socket, settings.namespaces, settings.reconcile_interval_s)
+        self._absence = Absence(settings.socket)
+        self._names = ImageNames(settings.socket, settings.namespaces, settings.reconcile_interval_s, self._absence)
         self._directory: ContentDirectory | None = None
 
     async def resolve(self, request: Request) -> Descriptor:
@@ -77,10 +85,12 @@ class ContainerdStore:
             self._settings.content_dir or await self._find_directory(), self._settings.reconcile_interval_s
         )
         self._directory = directory
+        pinning = self._pinning(directory)
         async with aclosing(directory.changes()) as content, aclosing(self._names.changes()) as names:
             yield await anext(content) + await anext(names)
-            async with aclosing(_merged(content, names)) as batches:
+            async with aclosing(_merged(content, names, _eventless(pinning.keep))) as batches:
                 async for batch in batches:
+                    pinning.note(batch)
                     yield batch
 
     async def ingest(self, request: Request) -> Ingest | None:
@@ -115,17 +125,27 @@ class ContainerdStore:
             raise NotFoundError(f"{digest} is not a manifest")
         return Descriptor(media_type, digest, len(data)), data
 
+    def _pinning(self, directory: ContentDirectory) -> Pins | Unpinned:
+        socket, namespaces = self._settings.socket, self._settings.namespaces
+        if self._settings.pin_bytes_max:
+            return Pins(socket, namespaces, self._settings.pin_bytes_max, directory, self._absence)
+        return Unpinned(socket, namespaces, directory, self._absence)
+
     async def _find_directory(self) -> Path:
-        absence = Absence(self._settings.socket)
         while True:
             try:
                 async with connect(self._settings.socket) as containerd:
                     directory = await containerd.content_directory()
             except UnavailableError as reason:
-                await absence.wait(reason)
+                await self._absence.wait(reason)
             else:
-                absence.over()
+                self._absence.over()
                 return directory
+
+
+async def _eventless(work: Callable[[], Awaitable[Never]]) -> AsyncGenerator[list[StoreEvent], None]:
+    """A stream that tells nothing and runs `work`, so that a failure of it ends the streams it is merged with."""
+    yield await work()
 
 
 async def _merged(
