@@ -1,8 +1,8 @@
 """Moves bytes from a file or a socket into a client's connection without reading them, driven by the event loop.
 
-A mover owns a duplicate of the connection's descriptor: event loops refuse to watch the one that a transport uses, and
-a number that is closed and given out again must not send one client's blob to another. It moves what the kernel
-takes at once and waits for readiness otherwise, so no mover costs a thread, however slow its client.
+A mover moves what the kernel takes at once, and waits for readiness otherwise, so none costs a thread, however slow its
+client. As soon as it has to wait it owns a duplicate of the connection's descriptor: event loops refuse to watch the
+one that a transport uses, and a number that is closed and given out again must not send one client's blob to another.
 
 `done` becomes why the source ended early, or "" when all bytes went out; a client that is gone, or that takes nothing
 for `STALL_S`, is a `ClientGoneError`. `sent` is right either way.
@@ -39,7 +39,7 @@ class Mover:
 
     def __init__(self, client: socket.socket, length: int, source_s: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._client = os.dup(client.fileno())
+        self._client = client.fileno()
         self._length = length
         self._source_s = source_s
         self.sent = 0
@@ -47,19 +47,19 @@ class Mover:
         self._open = True
         self._writing = False
         self._waits_for_source = False
-        self._active_at = self._loop.time()
-        self._tick_s = min(source_s, STALL_S) / 4
-        self._timer = self._loop.call_later(self._tick_s, self._check)
+        self._active_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def stop(self, error: Exception | None = None, reason: str = "") -> None:
         """End now, if it has not ended: with an error, or with the reason of the source (none: all was sent)."""
         if not self._open:
             return
         self._open = False
-        self._timer.cancel()
         self._watch_client(on=False)
         self._release()
-        os.close(self._client)
+        if self._timer is not None:
+            self._timer.cancel()
+            os.close(self._client)
         if self.done.done():
             return  # whoever waited was cancelled
         if error is None:
@@ -73,6 +73,19 @@ class Mover:
     def _proceed(self) -> None:
         """Called when the client's connection takes bytes again."""
         raise NotImplementedError
+
+    def _wait(self, *, for_source: bool) -> None:
+        """From now on, charge the source (or else the client) for the time that passes."""
+        if self._timer is None:
+            self._client = os.dup(self._client)
+            self._active_at = self._loop.time()
+            self._timer = self._loop.call_later(self._tick_s, self._check)
+        self._waits_for_source = for_source
+        self._watch_client(on=not for_source)
+
+    @property
+    def _tick_s(self) -> float:
+        return min(self._source_s, STALL_S) / 4
 
     def _watch_client(self, *, on: bool) -> None:
         if on != self._writing:
@@ -116,13 +129,13 @@ class FileMover(Mover):
         position = self._start + self.sent
         window = min(self._length - self.sent, WINDOW_BYTES)
         if not self._warm(position, window):
-            self._watch_client(on=False)  # it is writable all the time, and would call again and again
+            self._wait(for_source=True)
             self._fetch(position, window)
             return
         try:
             size = os.sendfile(self._client, self._file, position, window)
         except (BlockingIOError, InterruptedError):
-            self._watch_client(on=True)
+            self._wait(for_source=False)
             return
         except ConnectionError as error:
             self._gone(error)
@@ -136,7 +149,7 @@ class FileMover(Mover):
         elif size == 0:
             self.stop(reason=f"the file ended {self._length - self.sent} bytes early")
         else:
-            self._watch_client(on=True)
+            self._wait(for_source=False)
 
     def _warm(self, position: int, size: int) -> bool:
         """Whether the window can be sent without waiting for the disk: its first and last bytes are in memory."""
@@ -154,8 +167,6 @@ class FileMover(Mover):
         return True
 
     def _fetch(self, position: int, size: int) -> None:
-        self._waits_for_source = True
-        self._active_at = self._loop.time()
         file = os.dup(self._file)  # the thread may outlive this mover
 
         def read() -> None:
@@ -173,7 +184,6 @@ class FileMover(Mover):
         error = None if warming.cancelled() else warming.exception()
         if not self._open:
             return
-        self._waits_for_source = False
         self._active_at = self._loop.time()
         if error is not None:
             self.stop(reason=str(error))
@@ -243,9 +253,8 @@ class SocketMover(Mover):
         return True
 
     def _wait(self, *, for_source: bool) -> None:
-        self._waits_for_source = for_source
+        super()._wait(for_source=for_source)
         self._watch_source(on=for_source)
-        self._watch_client(on=not for_source)
 
     def _watch_source(self, *, on: bool) -> None:
         if on != self._reading:

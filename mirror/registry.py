@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 from starlette.applications import Starlette
@@ -24,15 +24,15 @@ from starlette.routing import Route
 from mirror.errors import Code, NotFoundError, RefusedError, RequestError, SourceError, UnavailableError
 from mirror.extensions import SPLICE, ZERO_COPY_SEND, ClientGoneError, EndedEarlyError
 from mirror.oci import ByteRange, Digest, InvalidDigestError, InvalidReferenceError, Kind, Repository, parse_reference
-from mirror.pieces import FilePiece, SocketPiece, moved, read_piece
+from mirror.pieces import FilePiece, SocketPiece, read_piece
 from mirror.source import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Sequence
 
     from starlette.middleware import Middleware
     from starlette.requests import Request as HttpRequest
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
 
     from mirror.oci import Descriptor
     from mirror.pieces import Piece
@@ -74,9 +74,9 @@ def create_registry(
     registry = Registry(source, observer, itself)
     return Starlette(
         routes=[
-            Route("/v2/", registry.version, methods=["GET"]),
-            Route("/v2/{name:path}/manifests/{reference}", registry.manifest, methods=["GET"]),
             Route("/v2/{name:path}/blobs/{reference}", registry.blob, methods=["GET"]),
+            Route("/v2/{name:path}/manifests/{reference}", registry.manifest, methods=["GET"]),
+            Route("/v2/", registry.version, methods=["GET"]),
         ],
         exception_handlers={HTTPException: registry.http_error},
         middleware=list(middleware),
@@ -227,49 +227,73 @@ class ContentResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head, then piece by piece at the client's pace; stop when it goes away."""
         self._observer.answered(self.status_code, self._content.origin)
-        extensions = scope.get("extensions", {}) if self._length_known else {}
-        gone = asyncio.create_task(_disconnected(receive))
-        sent = 0
+        sender = _Sender(scope, receive, send, length_known=self._length_known)
         complete = False
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async with aclosing(self._content.body.pieces()) as pieces:
                 async for piece in pieces:
-                    await _send_piece(piece, extensions, send, gone)
-                    sent += moved(piece)
-                    if gone.done():
-                        return
+                    await sender.send(piece)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             complete = True
         except UnavailableError as error:
-            log.warning("%s broke off after %d bytes: %s", self._content.descriptor.digest, sent, error)
-        except ClientGoneError as error:
-            sent += error.sent
+            log.warning("%s broke off after %d bytes: %s", self._content.descriptor.digest, sender.sent, error)
+        except ClientGoneError:
+            pass
         finally:
-            gone.cancel()
+            sender.close()
             await self._content.body.aclose()
-            self._observer.sent(self._content.origin, sent, complete=complete)
+            self._observer.sent(self._content.origin, sender.sent, complete=complete)
 
 
-async def _send_piece(piece: Piece, extensions: Container[str], send: Send, gone: asyncio.Task[None]) -> None:
-    """Send a piece in the best way that the server offers; says in the piece how far that went."""
-    message: Message
-    if isinstance(piece, FilePiece) and ZERO_COPY_SEND in extensions:
-        message = {"type": ZERO_COPY_SEND, "file": piece.descriptor, "offset": piece.start, "count": piece.length}
-    elif isinstance(piece, SocketPiece) and SPLICE in extensions:
-        message = {"type": SPLICE, "socket": piece.socket, "count": piece.length, "silence_s": piece.silence_s}
-    else:
+class _Sender:
+    """Sends pieces in the best way that the server offers, and says in each how far that went; `sent` is the sum.
+
+    Raises `ClientGoneError` when there is nobody to send to. (ASGI's plain `send` does not tell, `receive` does.)
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, length_known: bool) -> None:
+        self._extensions = scope.get("extensions", {}) if length_known else {}
+        self._receive = receive
+        self._send = send
+        self._gone: asyncio.Task[None] | None = None
+        self.sent = 0
+
+    async def send(self, piece: Piece) -> None:
+        """Send one piece, as far as its source goes."""
+        if isinstance(piece, FilePiece) and ZERO_COPY_SEND in self._extensions:
+            await self._move(piece, type=ZERO_COPY_SEND, file=piece.descriptor, offset=piece.start, count=piece.length)
+        elif isinstance(piece, SocketPiece) and SPLICE in self._extensions:
+            await self._move(piece, type=SPLICE, socket=piece.socket, count=piece.length, silence_s=piece.silence_s)
+        else:
+            await self._send_chunks(piece)
+
+    def close(self) -> None:
+        """Watch the client no longer."""
+        if self._gone is not None:
+            self._gone.cancel()
+
+    async def _move(self, piece: FilePiece | SocketPiece, **message: Any) -> None:
+        try:
+            await self._send({**message, "more_body": True})
+            piece.sent = piece.length
+        except EndedEarlyError as error:
+            piece.sent, piece.failure = error.sent, str(error)
+        except ClientGoneError as error:
+            piece.sent = error.sent
+            raise
+        finally:
+            self.sent += piece.sent
+
+    async def _send_chunks(self, piece: Piece) -> None:
+        if self._gone is None:
+            self._gone = asyncio.create_task(_disconnected(self._receive))
         async with aclosing(read_piece(piece)) as chunks:
             async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                if gone.done():
-                    return
-        return
-    try:
-        await send({**message, "more_body": True})
-        piece.sent = piece.length
-    except EndedEarlyError as error:
-        piece.sent, piece.failure = error.sent, str(error)
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if self._gone.done():
+                    raise ClientGoneError("the client closed the connection", 0)
+                self.sent += len(chunk)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -1,0 +1,87 @@
+"""The product's client face as a process of its own, for the benchmarks to measure.
+
+    python -m tests.benchmark.face PORT LAYOUT [PEER_URL]
+
+Answers from the image layout in the directory; with a peer's URL everything comes from that peer, and is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from starlette.middleware import Middleware
+
+from mirror.choice import Holder, Standing
+from mirror.doors import LoopbackDoor
+from mirror.errors import NotFoundError
+from mirror.http_server import HttpServer
+from mirror.metrics import Metrics
+from mirror.oci import Descriptor, Digest, Repository, Tag
+from mirror.peer_mac import Target
+from mirror.peers import Peers
+from mirror.pull import Pull
+from mirror.registry import create_registry
+from mirror.source import Content, Request
+from mirror.stores import Ingest, Store, StoreEvent
+from mirror.stores.oci_layout import OciLayout
+
+
+class Nothing:
+    """A store that has nothing and keeps nothing, as containerd's keeps nothing; and an upstream that has nothing."""
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """Raises `NotFoundError`."""
+        raise NotFoundError("nothing here")
+
+    async def open(self, request: Request) -> Content:
+        """Raises `NotFoundError`."""
+        raise NotFoundError("nothing here")
+
+    async def watch(self) -> AsyncGenerator[list[StoreEvent], None]:
+        """An empty listing."""
+        yield []
+
+    async def ingest(self, request: Request) -> Ingest | None:
+        """None."""
+        return None
+
+    async def remember(self, request: Request, digest: Digest) -> None:
+        """Nothing."""
+
+
+class OneHolder:
+    """An index in which one member has everything."""
+
+    def __init__(self, *holders: Holder) -> None:
+        self._holders = holders
+
+    def holders(self, digest: Digest) -> tuple[Holder, ...]:
+        """That one, if there is one."""
+        return self._holders
+
+    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
+        """None."""
+        return None
+
+
+async def main(port: int, layout: Path, *peers_urls: str) -> None:
+    """Serve until the process is ended."""
+    metrics = Metrics()
+    face = metrics.face("client")
+    index = OneHolder(*(Holder(Target(url, "1"), url, "") for url in peers_urls))
+    store: Store = Nothing() if peers_urls else OciLayout(layout, 10**12)
+    standing = Standing("", random.Random(), time.monotonic)
+    async with Peers(index, None, standing, metrics.source("peer")) as peers:
+        app = create_registry(Pull(store, peers, Nothing(), index), face, [Middleware(LoopbackDoor, observer=face)])
+        server = HttpServer(app, "127.0.0.1", port, 1)
+        server.bind()
+        await server.serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

@@ -1,0 +1,126 @@
+"""How long a manifest takes while blobs are sent at full speed: one loop does both, so one must not hold up the other.
+
+    python -m tests.benchmark.manifests [--rounds N]
+
+500 requests a second over 200 connections (an open loop); beside them nothing, a 1 GB blob from the disk cache, or one
+that is dropped from the cache again and again so that it comes from the disk. nginx beside it, for the machine's share.
+Needs root, gcc and nginx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from mirror.oci import Digest
+from tests.benchmark.measure import (
+    GIGABYTE,
+    RUN_S,
+    Report,
+    Server,
+    compile_c,
+    download_endlessly,
+    in_quiet_network,
+    make_blob,
+    nginx,
+    server,
+    workshop,
+)
+
+MIRROR, NGINX = "skvaller", "nginx sendfile"
+CONNECTIONS, REQUESTS_PER_S, SECONDS = 200, 500, 3
+P99_MS = 5.0
+CHILL_S = 0.3
+MANIFEST = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"%s}' % (b" " * 1900)
+
+
+class Chiller:
+    """Drops a file from the page cache again and again."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Chiller:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        descriptor = os.open(self._file, os.O_RDONLY)
+        while not self._end.wait(CHILL_S):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def measure(client: Path, each: Server, path: str) -> tuple[float, float, float]:
+    """The median, the 99th percentile and the maximum, in milliseconds."""
+    command: list[str | Path] = [client, str(CONNECTIONS), str(REQUESTS_PER_S), str(SECONDS), str(each.port), path]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=RUN_S).stdout
+    p50, p99, longest = map(float, output.split())
+    return p50, p99, longest
+
+
+def main(rounds: int) -> None:
+    """Measure and report."""
+    report = Report()
+    with workshop() as directory:
+        latency, download = compile_c("latency", directory), compile_c("download", directory)
+        layout = directory / "layout"
+        blob = make_blob(layout, GIGABYTE, 1)
+        manifest = Digest.of(MANIFEST)
+        blobs = layout / "blobs" / "sha256"
+        (blobs / manifest.hex).write_bytes(MANIFEST)
+        paths = {
+            NGINX: (f"/blobs/sha256/{manifest.hex}", f"/blobs/sha256/{blob.hex}"),
+            MIRROR: (
+                f"/v2/lib/app/manifests/{manifest}?ns=registry.test",
+                f"/v2/lib/app/blobs/{blob}?ns=registry.test",
+            ),
+        }
+        with (
+            nginx(NGINX, 9001, directory, f"root {layout};") as reference,
+            server(MIRROR, 9002, sys.executable, "-m", "tests.benchmark.face", "9002", layout) as mirror,
+        ):
+            for beside in ("nothing", "a 1 GB blob", "a cold 1 GB blob"):
+                print(f"\nbeside {beside}\n{'':24}{'p50':>8}{'p99':>8}{'max':>8}  ms, medians")
+                for each in (reference, mirror):
+                    figures = []
+                    for _ in range(rounds):
+                        small, large = paths[each.name]
+                        if beside == "nothing":
+                            figures.append(measure(latency, each, small))
+                            continue
+                        busy = download_endlessly(download, each, large)
+                        try:
+                            if "cold" in beside:
+                                with Chiller(blobs / blob.hex):
+                                    figures.append(measure(latency, each, small))
+                            else:
+                                figures.append(measure(latency, each, small))
+                            assert busy.poll() is None, "the download ended"
+                        finally:
+                            busy.kill()
+                            busy.wait()
+                    p50, p99, longest = (statistics.median(column) for column in zip(*figures, strict=True))
+                    print(f"{each.name:24}{p50:8.2f}{p99:8.2f}{longest:8.2f}", flush=True)
+                    if each is mirror:
+                        report.at_most("99th percentile in ms", p99, P99_MS)
+    report.end()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    in_quiet_network("tests.benchmark.manifests")
+    main(options.rounds)

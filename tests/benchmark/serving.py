@@ -1,0 +1,70 @@
+"""Serving blobs from the disk cache, against nginx with sendfile.
+
+    python -m tests.benchmark.serving [--rounds N]
+
+The product side is the whole client face: door, router, policy of a pull, store. Needs root, gcc and nginx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.benchmark.measure import (
+    GIGABYTE,
+    MEGABYTE,
+    Report,
+    Server,
+    compare,
+    compile_c,
+    download,
+    in_quiet_network,
+    make_blob,
+    nginx,
+    server,
+    workshop,
+)
+
+MIRROR, NGINX = "skvaller", "nginx sendfile"
+CASES = [  # name, size, connections, downloads a round, least throughput, most CPU
+    ("1 GB, one connection", GIGABYTE, 1, 2, 0.9, 1.15),
+    ("64 MB, 8 connections", 64 * MEGABYTE, 8, 32, 0.85, None),
+    ("1 MB, 8 connections", MEGABYTE, 8, 1000, 0.65, None),
+]
+
+
+def main(rounds: int) -> None:
+    """Measure and report."""
+    report = Report()
+    with workshop() as directory:
+        client = compile_c("download", directory)
+        layout = directory / "layout"
+        digests = [make_blob(layout, size, size) for _, size, *_ in CASES]
+        with (
+            nginx(NGINX, 9001, directory, f"root {layout};") as reference,
+            server(MIRROR, 9002, sys.executable, "-m", "tests.benchmark.face", "9002", layout) as mirror,
+        ):
+            for (name, _, connections, downloads, rate, cpu), digest in zip(CASES, digests, strict=True):
+                paths = {
+                    NGINX: f"/blobs/sha256/{digest.hex}",
+                    MIRROR: f"/v2/lib/app/blobs/{digest}?ns=registry.test",
+                }
+
+                def run(each: Server) -> tuple[float, float]:
+                    return download(client, each, paths[each.name], connections, downloads)  # noqa: B023 (called here)
+
+                figures = compare([reference, mirror], rounds, run)
+                report.figures(name, figures)
+                ours, theirs = figures[MIRROR], figures[NGINX]
+                report.at_least("throughput, of nginx's", ours.gb_per_s / theirs.gb_per_s, rate)
+                if cpu is not None:
+                    report.at_most("CPU per byte, of nginx's", ours.cpu_s_per_gb / theirs.cpu_s_per_gb, cpu)
+    report.end()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    in_quiet_network("tests.benchmark.serving")
+    main(options.rounds)
