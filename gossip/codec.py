@@ -15,6 +15,7 @@ everything that `gossip.or_set` and `gossip.membership` assume.
 
 from __future__ import annotations
 
+import base64
 import math
 import struct
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from gossip.errors import DecodeError
-from gossip.membership import REFUTATION_MAX, Member, Sighting, Status
+from gossip.membership import REFUTATION_MAX, SERVER_KEY_BYTES, Member, Sighting, Status
 from gossip.messages import (
     DELTAS_PER_MESSAGE_MAX,
     FINGERPRINT_BYTES,
@@ -63,6 +64,8 @@ MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 NAME_CHARACTERS_MAX: Final = 253
 ATTRIBUTES_MAX: Final = 16
 ATTRIBUTE_CHARACTERS_MAX: Final = 256
+SERVER_KEY_CHARACTERS: Final = 44
+"""A key's 32 bytes in base64."""
 COUNTER_MAX: Final = 2**63 - 1
 """Of epochs. Half the range is left, so that a member can always take a higher one than it has seen."""
 U64_MAX: Final = 2**64 - 1
@@ -176,7 +179,7 @@ def _epoch_out(epoch: Epoch) -> list[int]:
 
 
 def _member_out(member: Member) -> dict[str, Any]:
-    return {
+    out = {
         "n": member.name,
         "e": _epoch_out(member.epoch),
         "a": member.address,
@@ -186,6 +189,9 @@ def _member_out(member: Member) -> dict[str, Any]:
         "i": member.refutation,
         "t": int(member.status),
     }
+    if member.server_key:
+        out["k"] = base64.b64encode(member.server_key).decode()
+    return out
 
 
 def _sightings_out(sightings: Iterable[Sighting]) -> list[Any]:
@@ -252,9 +258,21 @@ def _member(value: object) -> Member:
         router_port,
         _text(value.get("z"), NAME_CHARACTERS_MAX),
         {_text(k, ATTRIBUTE_CHARACTERS_MAX): _text(v, ATTRIBUTE_CHARACTERS_MAX) for k, v in attributes.items()},
+        _server_key(value.get("k", "")),
         _integer(value.get("i"), 0, REFUTATION_MAX),
         Status(_integer(value.get("t"), Status.ALIVE, Status.LEFT)),
     )
+
+
+def _server_key(value: object) -> bytes:
+    text = _text(value, SERVER_KEY_CHARACTERS)
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise DecodeError("a key that is not base64") from error
+    if len(key) not in (0, SERVER_KEY_BYTES):
+        raise DecodeError(f"a key is of {SERVER_KEY_BYTES} bytes")
+    return key
 
 
 def _member_of(sender: Sender, header: dict[str, Any]) -> Member:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MEMBERS_MAX: Final = 10_000
 REFUTATION_MAX: Final = 2**32 - 1
+SERVER_KEY_BYTES: Final = 32
+"""Of a CURVE public key."""
 
 RELINK_S: Final = 10.0
 RELINK_S_MAX: Final = 60.0
@@ -56,7 +58,8 @@ class Visibility(IntEnum):
 class Member:
     """A member's record: what it says of itself, and what is said of it.
 
-    `address` is where it is reached, an IP address or a host name; `attributes` mean nothing to gossip.
+    `address` is where it is reached, an IP address or a host name; `attributes` mean nothing to gossip; `server_key`
+    is the public CURVE key with which its sockets listen; empty without a secret.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Member:
     router_port: int
     zone: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    server_key: bytes = b""
     refutation: int = 0
     status: Status = Status.ALIVE
 
@@ -119,6 +123,7 @@ class Membership:
             router_port=config.router_port,
             zone=config.zone,
             attributes=dict(config.attributes),
+            server_key=config.secret.curve_keys()[0].public if config.secret else b"",
         )
         self.others: dict[str, Other] = {}
         self._last_s = config.silent_last_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import secrets
@@ -16,7 +17,7 @@ from gossip.errors import DecodeError, EpochFileError
 from gossip.membership import Visibility
 from gossip.outputs import Link, Publish, Reply, SaveEpoch, Send, Unlink
 from gossip.replica import Replica
-from gossip.transport import Handler, Transport
+from gossip.transport import Address, Handler, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +61,8 @@ class Node:
             counters=self.counters,
             group_of=group_of,
         )
+        self._curve_keys = config.secret.curve_keys() if config.secret else []
+        self._seed_keys = itertools.cycle([keys.public for keys in self._curve_keys] or [b""])
         self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._seeker: asyncio.Task[None] | None = None
@@ -71,7 +74,7 @@ class Node:
         loop = asyncio.get_running_loop()
         self._failure = loop.create_future()
         handler = Handler(self._received, self._connected, self._disconnected, self._refused, self._unsent, self._fail)
-        started = Transport(handler, config.secret.curve_keys() if config.secret else None)
+        started = Transport(handler, self._curve_keys)
         await started.start(config.bind_address, config.publish_port, config.router_port)
         self._transport = started
         try:
@@ -169,12 +172,12 @@ class Node:
                     sockets.publish(self._count_out(encode(self.config.cluster, sender, message)))
                 case Send(sender, to, message):
                     frames = encode(self.config.cluster, sender, message)
-                    sockets.send(to.address, to.router_port, self._count_out(frames))
+                    sockets.send(_router(to), self._count_out(frames))
                 case Reply(sender, message):
                     if reply is not None:
                         reply(self._count_out(encode(self.config.cluster, sender, message)))
                 case Link(to):
-                    sockets.link(to.name, to.address, to.publish_port)
+                    sockets.link(to.name, Address(to.address, to.publish_port, to.server_key))
                 case Unlink(name):
                     sockets.unlink(name)
                 case SaveEpoch(counter):
@@ -240,13 +243,13 @@ class Node:
         """Ask the seeds to be let in, for ever."""
         wait_s = SEEK_S
         while self.config.seeds:
-            addresses = await self._resolve()
+            seeds = await self._resolve()
             if self._replica.lookup.members():
-                addresses = addresses[:1]
-            for address, port in addresses:
+                seeds = seeds[:1]
+            for seed in seeds:
                 if self._transport is not None:
                     frames = encode(self.config.cluster, *self._replica.join())
-                    self._transport.send(address, port, self._count_out(frames))
+                    self._transport.send(seed, self._count_out(frames))
             if self._replica.lookup.members():
                 wait_s = SEEK_S
                 await asyncio.sleep(REJOIN_S * self._rng.uniform(0.8, 1.2))
@@ -254,8 +257,8 @@ class Node:
                 await asyncio.sleep(wait_s * self._rng.uniform(0.8, 1.2))
                 wait_s = min(2 * wait_s, SEEK_S_MAX)
 
-    async def _resolve(self) -> list[tuple[str, int]]:
-        """The addresses that the seeds mean now, a few of them in random order, without this node's own."""
+    async def _resolve(self) -> list[Address]:
+        """What the seeds mean now, a few of them in random order, without this node itself."""
         loop = asyncio.get_running_loop()
         found: dict[tuple[str, int], None] = {}
         for host, port in map(parse_seed, self.config.seeds):
@@ -266,13 +269,19 @@ class Node:
                 continue
             found.update(((str(answer[4][0]), port), None) for answer in answers)
         found.pop((self.config.advertise_address, self.config.router_port), None)
-        addresses = list(found)
-        self._rng.shuffle(addresses)
-        return addresses[:SEED_ADDRESSES_MAX]
+        places = self._rng.sample(list(found), min(len(found), SEED_ADDRESSES_MAX))
+        members = {(to.address, to.router_port): _router(to) for to in self._replica.lookup.members()}
+        # Which of the secrets an unknown seed listens with is found by trying one after another.
+        key = next(self._seed_keys)
+        return [members.get(place) or Address(*place, key) for place in places]
 
     def _sought(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
+
+
+def _router(member: Member) -> Address:
+    return Address(member.address, member.router_port, member.server_key)
 
 
 def _load_counter(path: Path | None) -> int:

@@ -29,7 +29,9 @@ from gossip.codec import MESSAGE_BYTES_MAX
 from gossip.errors import BindError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from gossip.secret import CurveKeys
 
     Frames = list[bytes]
     Reply = Callable[[Frames], None]
@@ -93,17 +95,31 @@ class Handler:
     disconnected: Callable[[str], None]
     """The connection to the member of that name, to which this node listens, broke."""
     refused: Callable[[], None]
-    """Somebody tried to connect without the cluster's key."""
+    """Somebody tried to connect without a key of the cluster's."""
     dropped: Callable[[], None]
     """A message could not be sent: its way is full."""
     failed: Callable[[BaseException], None]
     """The transport itself cannot go on."""
 
 
-class Transport:
-    """The sockets of one node. `curve_keys` are the cluster's public and secret key in Z85, None for no security."""
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a socket of another node is: an IP address or a host name, a port, and the public key that it listens with
+    (32 bytes; empty: that of this node's current secret)."""
 
-    def __init__(self, handler: Handler, curve_keys: tuple[bytes, bytes] | None) -> None:
+    host: str
+    port: int
+    server_key: bytes = b""
+
+
+class Transport:
+    """The sockets of one node. `curve_keys` are the cluster's, the current pair first; none means no security.
+
+    This node listens with the current pair, and lets in clients with any of them. To another node it shows the pair
+    that this one listens with, if it is known here: that node may know no other.
+    """
+
+    def __init__(self, handler: Handler, curve_keys: Sequence[CurveKeys] = ()) -> None:
         self._handler = handler
         self._curve_keys = curve_keys
         self._context = zmq.Context()
@@ -112,14 +128,14 @@ class Transport:
         self._publisher: Channel | None = None
         self._router: Channel | None = None
         self._links: dict[str, Channel] = {}
-        self._dealers: OrderedDict[tuple[str, int], Channel] = OrderedDict()
+        self._dealers: OrderedDict[Address, Channel] = OrderedDict()
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(self, address: str, publish_port: int, router_port: int) -> None:
         """Bind both sockets. Raises `BindError`, and leaves nothing open then."""
         try:
-            if self._curve_keys is not None:
+            if self._curve_keys:
                 socket = self._context.socket(zmq.REP)
                 socket.bind(zap.ENDPOINT)
                 authenticator = self._channel(socket)
@@ -140,16 +156,16 @@ class Transport:
         assert self._publisher is not None
         self._publisher.send(frames)
 
-    def send(self, address: str, port: int, frames: Frames) -> None:
+    def send(self, to: Address, frames: Frames) -> None:
         """Send to the ROUTER at an address; answers come to `Handler.received`."""
-        dealer = self._dealer((address, port))
+        dealer = self._dealer(to)
         if not dealer.send(frames):
             self._handler.dropped()
 
-    def link(self, name: str, address: str, port: int) -> None:
+    def link(self, name: str, address: Address) -> None:
         """Listen to what a member publishes; a connection for that name is replaced."""
         self.unlink(name)
-        socket = self._client(zmq.SUB, _SUBSCRIBE)
+        socket = self._client(zmq.SUB, _SUBSCRIBE, address.server_key)
         for topic in TOPICS:
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         channel = self._links[name] = self._channel(socket)
@@ -160,7 +176,7 @@ class Transport:
             # A connection counts when its handshake is done; before that anybody may have accepted it.
             up, down = partial(self._handler.connected, name), partial(self._handler.disconnected, name)
             await self._monitor(channel, {zmq.EVENT_HANDSHAKE_SUCCEEDED: up, zmq.EVENT_DISCONNECTED: down})
-            channel.connect(address, port)
+            channel.connect(address.host, address.port)
 
         self._spawn(connect())
 
@@ -187,9 +203,9 @@ class Transport:
 
     def _server(self, kind: int, options: Mapping[int, int], address: str, port: int) -> Channel:
         socket = self._socket(kind, options)
-        if self._curve_keys is not None:
+        if self._curve_keys:
             socket.curve_server = True
-            socket.curve_secretkey = self._curve_keys[1]
+            socket.curve_secretkey = self._curve_keys[0].private
             # Without a domain libzmq would not ask the handler at all.
             socket.setsockopt(zmq.ZAP_DOMAIN, zap.DOMAIN)
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
@@ -200,11 +216,12 @@ class Transport:
             raise BindError(error.errno, f"cannot listen on {address} port {port}: {error.strerror}") from error
         return channel
 
-    def _client(self, kind: int, options: Mapping[int, int]) -> zmq.Socket[bytes]:
+    def _client(self, kind: int, options: Mapping[int, int], server_key: bytes) -> zmq.Socket[bytes]:
         socket = self._socket(kind, options)
-        if self._curve_keys is not None:
-            socket.curve_serverkey = socket.curve_publickey = self._curve_keys[0]
-            socket.curve_secretkey = self._curve_keys[1]
+        if self._curve_keys:
+            own = next((keys for keys in self._curve_keys if keys.public == server_key), self._curve_keys[0])
+            socket.curve_serverkey = server_key or own.public
+            socket.curve_publickey, socket.curve_secretkey = own
         return socket
 
     def _socket(self, kind: int, options: Mapping[int, int]) -> zmq.Socket[bytes]:
@@ -218,7 +235,7 @@ class Transport:
         self._channels.add(channel)
         return channel
 
-    def _dealer(self, address: tuple[str, int]) -> Channel:
+    def _dealer(self, address: Address) -> Channel:
         now = asyncio.get_running_loop().time()
         for other, old in list(self._dealers.items()):
             stuck = other == address and old.stuck(now)
@@ -228,9 +245,9 @@ class Transport:
         if dealer is None:
             while len(self._dealers) >= DEALERS_MAX:
                 self._dealers.popitem(last=False)[1].close()
-            dealer = self._dealers[address] = self._channel(self._client(zmq.DEALER, _DEALER))
+            dealer = self._dealers[address] = self._channel(self._client(zmq.DEALER, _DEALER, address.server_key))
             dealer.receive = partial(self._received, dealer.answer)
-            dealer.connect(*address)
+            dealer.connect(address.host, address.port)
             self._spawn(dealer.open())
         dealer.used_at = now
         self._dealers.move_to_end(address)
@@ -271,8 +288,7 @@ class Transport:
         self._router.send([route, *frames])
 
     def _authenticate(self, authenticator: Channel, frames: Frames) -> None:
-        assert self._curve_keys is not None
-        authenticator.send(zap.answer(frames, self._curve_keys[0]))
+        authenticator.send(zap.answer(frames, [keys.public for keys in self._curve_keys]))
 
 
 def _event(notify: Mapping[int, Callable[[], None]], frames: Frames) -> None:

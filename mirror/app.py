@@ -110,7 +110,7 @@ async def create_servers(
     secret: ClusterSecret | None,
 ) -> list[HttpServer]:
     """The client face, which answers from everywhere, and the peer face, which answers from the store."""
-    mac = PeerMac(secret.derive(KEY_LABEL)) if secret else None
+    mac = PeerMac(*secret.derive_all(KEY_LABEL)) if secret else None
     standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
     peers = await stack.enter_async_context(Peers(cluster, mac, standing, metrics.source("peer")))
     upstream = await stack.enter_async_context(Upstream(Registries(settings.registries)))

@@ -30,6 +30,7 @@ members = st.builds(
     router_port=ports,
     zone=text,
     attributes=st.dictionaries(text, text, max_size=4),
+    server_key=st.just(b"") | st.binary(min_size=32, max_size=32),
     refutation=u32,
     status=st.sampled_from(Status),
 )

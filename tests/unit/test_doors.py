@@ -95,6 +95,21 @@ async def test_a_member_comes_in() -> None:
     assert await knock(peer_door(Refusals()), headers=signed(PATH, part="bytes=5-")) == 200
 
 
+async def test_while_the_secret_changes_members_that_share_one_of_several_come_in() -> None:
+    new = b"n" * 32
+    for asker, door in (((new, KEY), (KEY,)), ((KEY,), (new, KEY)), ((new, KEY), (new,)), ((KEY, new), (new, KEY))):
+        refusals = Refusals()
+        headers = signed(PATH, mac=PeerMac(*asker))
+        assert await knock(PeerDoor(inside, refusals, PeerMac(*door), lambda: ME), headers=headers) == 200
+        assert await knock(PeerDoor(inside, refusals, PeerMac(b"x" * 32), lambda: ME), headers=headers) == 403
+
+
+def test_more_macs_than_a_cluster_has_secrets_are_not_looked_at() -> None:
+    mac = MAC.sign(ME, "GET", PATH, "")
+    assert MAC.verify(",,," + mac, ME, "GET", PATH, "")
+    assert not MAC.verify(",,,," + mac, ME, "GET", PATH, "")
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -73,6 +74,19 @@ EXAMPLES: list[tuple[Message, list[bytes]]] = [
 def test_a_message_has_exactly_these_bytes(message: Message, frames: list[bytes]) -> None:
     assert encode("test", SENDER, message) == frames
     assert decode("test", frames) == (SENDER, message)
+
+
+def test_a_members_key_is_written_in_base64_when_it_has_one() -> None:
+    secured = replace(ANN, server_key=bytes(range(32)))
+    record = RECORD[:-1] + b',"k":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}'
+    frames = [b"R", ENVELOPE + b'"k":"Join","m":' + record + b"}"]
+    assert encode("test", SENDER, Join(secured)) == frames
+    assert decode("test", frames) == (SENDER, Join(secured))
+
+
+@pytest.mark.parametrize("key", [None, 1, "AAEC", "!" * 44, "é" * 44, "A" * 45])
+def test_a_members_key_of_another_length_or_alphabet_is_refused(key: object) -> None:
+    assert refusal(changed(Join(ANN), m=orjson.loads(RECORD) | {"k": key})) == "malformed"
 
 
 def changed(message: Message, **fields: Any) -> list[bytes]:

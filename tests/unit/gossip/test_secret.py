@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING
 
 import pytest
 import zmq
+from zmq.utils import z85
 
 from gossip import ClusterSecret, ConfigError
-from gossip.secret import SECRET_BYTES_MAX, hkdf
+from gossip.secret import SECRET_BYTES_MAX, SECRETS_MAX, hkdf
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MATERIAL = b"32 random bytes, or what passes as such in a test"
+OLDER = b"the secret that was the current one before, in this test"
+BINARY = bytes(range(0xE0, 0x100))
 
 # RFC 5869, appendix A.1 to A.3: input key material, salt, info, output key material.
 VECTORS = [
@@ -49,14 +53,21 @@ def test_hkdf_gives_what_the_rfc_gives(material: bytes, salt: bytes, info: bytes
 
 def test_keys_of_different_labels_and_secrets_differ_and_of_the_same_are_the_same() -> None:
     secret = ClusterSecret(MATERIAL)
-    assert secret.derive(b"a") == ClusterSecret(MATERIAL).derive(b"a")
-    assert len({secret.derive(b"a"), secret.derive(b"b"), ClusterSecret(MATERIAL + b".").derive(b"a")}) == 3
-    assert len(secret.derive(b"a", 100)) == 100
+    assert secret.derive_all(b"a") == ClusterSecret(MATERIAL).derive_all(b"a")
+    keys = [secret.derive_all(b"a"), secret.derive_all(b"b"), ClusterSecret(MATERIAL + b".").derive_all(b"a")]
+    assert len({key for [key] in keys}) == 3
+    assert [len(key) for key in secret.derive_all(b"a", 100)] == [100]
+
+
+def test_keys_come_from_each_secret_the_current_one_first() -> None:
+    both = ClusterSecret(MATERIAL, OLDER)
+    assert both.derive_all(b"a") == ClusterSecret(MATERIAL).derive_all(b"a") + ClusterSecret(OLDER).derive_all(b"a")
+    assert both.curve_keys() == ClusterSecret(MATERIAL).curve_keys() + ClusterSecret(OLDER).curve_keys()
 
 
 def test_the_curve_keys_are_a_pair() -> None:
-    public, private = ClusterSecret(MATERIAL).curve_keys()
-    assert zmq.curve_public(private) == public
+    [(public, private)] = ClusterSecret(MATERIAL).curve_keys()
+    assert zmq.curve_public(z85.encode(private)) == z85.encode(public)
 
 
 @pytest.mark.parametrize("size", [0, 31, SECRET_BYTES_MAX + 1])
@@ -65,16 +76,47 @@ def test_a_secret_of_the_wrong_size_is_refused(size: int) -> None:
         ClusterSecret(bytes(size))
 
 
-def test_a_secret_is_read_from_a_file_and_an_editors_newline_does_not_matter(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    path.write_bytes(MATERIAL + b"\n")
-    assert ClusterSecret.from_file(path).derive(b"a") == ClusterSecret(MATERIAL).derive(b"a")
+def test_every_secret_is_checked_and_their_number() -> None:
+    with pytest.raises(ConfigError, match=r"5 lines.*at most 4"):
+        ClusterSecret(*[MATERIAL] * (SECRETS_MAX + 1))
+    with pytest.raises(ConfigError, match="5 bytes"):
+        ClusterSecret(MATERIAL, b"short")
 
 
-def test_binary_secrets_are_taken_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "materials"),
+    [
+        pytest.param(MATERIAL, [MATERIAL], id="one"),
+        pytest.param(MATERIAL + b"\n", [MATERIAL], id="an editor's newline"),
+        pytest.param(MATERIAL + b"\n" + OLDER + b"\n", [MATERIAL, OLDER], id="the current and the one before"),
+        pytest.param(b"\r\n  " + MATERIAL + b"\r\n\r\n" + OLDER + b" ", [MATERIAL, OLDER], id="white space"),
+        pytest.param(b"\n\xff" + bytes(29) + b"\n", [b"\n\xff" + bytes(29) + b"\n"], id="not text"),
+        pytest.param(MATERIAL + b"\nbase64:" + b64encode(BINARY), [MATERIAL, BINARY], id="not text, in a list"),
+    ],
+)
+def test_secrets_are_read_from_a_file(tmp_path: Path, content: bytes, materials: list[bytes]) -> None:
     path = tmp_path / "secret"
-    path.write_bytes(b"\n\xff" + bytes(29) + b"\n")
-    assert ClusterSecret.from_file(path).derive(b"a") == ClusterSecret(path.read_bytes()).derive(b"a")
+    path.write_bytes(content)
+    assert ClusterSecret.from_file(path).derive_all(b"a") == ClusterSecret(*materials).derive_all(b"a")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "0 bytes"),
+        (b" \n\n", "0 bytes"),
+        (MATERIAL + b"\nshort", "5 bytes"),
+        (b"base64:!!!", "not base64"),
+        (b"\n".join([MATERIAL] * 5), "5 lines"),
+        (b"x" * 100_000, "bytes"),
+        (b"\xff" * 100_000, "bytes"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        ClusterSecret.from_file(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

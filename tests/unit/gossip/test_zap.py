@@ -8,32 +8,32 @@ from zmq.utils import z85
 
 from gossip.zap import DOMAIN, answer
 
-PUBLIC, _ = zmq.curve_keypair()
-OTHER, _ = zmq.curve_keypair()
+CURRENT, PREVIOUS, OTHER = (z85.decode(zmq.curve_keypair()[0]) for _ in range(3))
+ALLOWED = [CURRENT, PREVIOUS]
 
 
 def request(*, domain: bytes = DOMAIN, mechanism: bytes = b"CURVE", credentials: tuple[bytes, ...]) -> list[bytes]:
     return [b"1.0", b"7", domain, b"192.0.2.1", b"", mechanism, *credentials]
 
 
-def test_the_clusters_key_is_let_in() -> None:
-    reply = answer(request(credentials=(z85.decode(PUBLIC),)), PUBLIC)
-    assert reply == [b"1.0", b"7", b"200", b"OK", b"member", b""]
+@pytest.mark.parametrize("key", ALLOWED)
+def test_the_clusters_keys_are_let_in(key: bytes) -> None:
+    assert answer(request(credentials=(key,)), ALLOWED) == [b"1.0", b"7", b"200", b"OK", b"member", b""]
 
 
 @pytest.mark.parametrize(
     "frames",
     [
-        request(credentials=(z85.decode(OTHER),)),
+        request(credentials=(OTHER,)),
         request(credentials=(b"",)),
         request(credentials=()),
-        request(credentials=(z85.decode(PUBLIC), b"more")),
+        request(credentials=(CURRENT, b"more")),
         request(mechanism=b"NULL", credentials=()),
         request(mechanism=b"PLAIN", credentials=(b"user", b"password")),
-        request(domain=b"", credentials=(z85.decode(PUBLIC),)),
+        request(domain=b"", credentials=(CURRENT,)),
         [],
         [b"1.0"],
     ],
 )
 def test_everybody_else_is_refused(frames: list[bytes]) -> None:
-    assert answer(frames, PUBLIC)[2] == b"400"
+    assert answer(frames, ALLOWED)[2] == b"400"
