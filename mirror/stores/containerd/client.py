@@ -54,11 +54,12 @@ class Containerd:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         def call(path: str, request: type[Message], response: type[Message]) -> Callable[..., Any]:
-            return channel.unary_unary(
+            stub: Callable[..., Any] = channel.unary_unary(
                 f"/containerd.services.{path}",
                 request_serializer=request.SerializeToString,
                 response_deserializer=response.FromString,
             )
+            return stub
 
         self._plugins = call("introspection.v1.Introspection/Plugins", PluginsRequest, PluginsResponse)
         self._images = call("images.v1.Images/List", ListImagesRequest, ListImagesResponse)
