@@ -30,8 +30,12 @@ from mirror.peers import Peers
 from mirror.pull import Pull
 from mirror.registries import Registries
 from mirror.registry import create_registry
+from mirror.single_flight import InFlight, Transfers
+from mirror.source import FirstOf
+from mirror.spool import Spool
 from mirror.stores.containerd import ContainerdSettings, ContainerdStore
 from mirror.stores.oci_layout import OciLayout
+from mirror.suspicion import Suspicion, TrustedIndex
 from mirror.upload_slots import UploadSlots
 from mirror.upstream import Upstream
 from mirror.watchdog import EXIT_CODE, Watchdog
@@ -71,8 +75,11 @@ async def run_agent(settings: Settings) -> int:
     node = Node(gossip_config(settings, secret), group_of=group_of)
     metrics.collect_from(node)
     cluster = Cluster(node)
+    suspicion = Suspicion(time.monotonic, lambda: store.answering_since, metrics.suspicion())
     async with AsyncExitStack() as stack:
-        servers = await create_servers(stack, settings, metrics, store=store, cluster=cluster, secret=secret)
+        servers = await create_servers(
+            stack, settings, metrics, store=store, cluster=cluster, suspicion=suspicion, secret=secret
+        )
         servers.append(HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1))
         for server in servers:
             server.bind()
@@ -81,7 +88,7 @@ async def run_agent(settings: Settings) -> int:
         stack.callback(watchdog.stop)
         membership = await stack.enter_async_context(AsyncExitStack())
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(cluster.advertise(store))]
+            background = [tasks.create_task(cluster.advertise(store, suspicion.heard))]
             # What the store has when the node joins need not be sent to those who remember it from before.
             with suppress(TimeoutError):
                 await asyncio.wait_for(cluster.listed.wait(), LISTING_S_MAX)
@@ -107,20 +114,27 @@ async def create_servers(
     *,
     store: Store,
     cluster: Cluster,
+    suspicion: Suspicion,
     secret: ClusterSecret | None,
 ) -> list[HttpServer]:
-    """The client face, which answers from everywhere, and the peer face, which answers from the store."""
+    """The client face, which answers from everywhere, and the peer face, which answers from this node alone."""
     mac = PeerMac(*secret.derive_all(KEY_LABEL)) if secret else None
     standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
-    peers = await stack.enter_async_context(Peers(cluster, mac, standing, metrics.source("peer")))
+    index = TrustedIndex(cluster, suspicion)
+    peers = await stack.enter_async_context(Peers(index, mac, standing, metrics.source("peer")))
     upstream = await stack.enter_async_context(Upstream(Registries(settings.registries)))
-    pull = Pull(store, peers, upstream, cluster)
+    spool = Spool(settings.spool_dir, settings.spool_bytes_max)
+    transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
+    verify_all = settings.verify == "always"
+    pull = Pull(
+        store, peers, upstream, cluster=cluster, transfers=transfers, suspicion=suspicion, verify_all=verify_all
+    )
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
     client_app = create_registry(pull, client_face, [Middleware(LoopbackDoor, observer=client_face)])
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
-    peer_app = create_registry(store, peer_face, [*door, slots])
+    peer_app = create_registry(FirstOf([store, InFlight(transfers)]), peer_face, [*door, slots])
     return [
         HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s),
         HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s),

@@ -24,6 +24,8 @@ from mirror.peer_mac import Target
 from mirror.stores import ContentAdded, ContentRemoved, TagSet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gossip import Member, Node
     from mirror.oci import Repository, Tag
     from mirror.stores import Store, StoreEvent
@@ -96,12 +98,17 @@ class Cluster:
         latest = max((entry for entry in known if entry), default=None)
         return latest[1] if latest else None
 
-    async def advertise(self, store: Store) -> None:
-        """Keep this node's elements equal to what its store can serve, for as long as the agent runs."""
+    async def advertise(self, store: Store, *listeners: Callable[[StoreEvent], None]) -> None:
+        """Keep this node's elements equal to what its store can serve, for as long as the agent runs.
+
+        The listeners are told of each change as well: a store has one watcher.
+        """
         async with aclosing(store.watch()) as batches:
             async for events in batches:
                 for event in events:
                     self._apply(event)
+                    for listener in listeners:
+                        listener(event)
                 self.listed.set()
 
     def _apply(self, event: StoreEvent) -> None:

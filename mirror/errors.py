@@ -64,6 +64,10 @@ class UnavailableError(SourceError):
     """The source did not answer in time, broke off, or answered what cannot be used."""
 
 
+class OverQuotaError(UnavailableError):
+    """The registry gives this client nothing for now (429); others may fare better."""
+
+
 class CorruptError(UnavailableError):
     """The source gave bytes that do not have the digest they were asked by."""
 

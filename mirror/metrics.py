@@ -37,6 +37,9 @@ class Metrics:
             "source_failures", "Sources left for another one, by reason.", "source", "reason"
         )
 
+        self.suspected = self._counter("suspected_deliveries", "Objects delivered whole that were not committed.")
+        self.blamed = self._counter("blamed_deliveries", "Objects whose bytes were found to be wrong.")
+
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"skvaller_{name}", help_text, labels, registry=self.registry)
 
@@ -47,6 +50,10 @@ class Metrics:
     def source(self, name: str) -> SourceObserver:
         """The observer of one remote source: `peer`."""
         return SourceObserver(self, name)
+
+    def suspicion(self) -> SuspicionObserver:
+        """The observer of what became of deliveries."""
+        return SuspicionObserver(self)
 
     def collect_from(self, node: Node) -> None:
         """Export the numbers that the gossip node keeps itself; they are read at each scrape."""
@@ -89,6 +96,21 @@ class SourceObserver:
     def failed(self, reason: str) -> None:
         """Count a failure."""
         self._metrics.source_failures.labels(self._source, reason).inc()
+
+
+class SuspicionObserver:
+    """Counts deliveries that came to nothing (a `mirror.suspicion.SuspicionObserver`)."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def suspected(self) -> None:
+        """Count a delivery that was not committed."""
+        self._metrics.suspected.inc()
+
+    def blamed(self) -> None:
+        """Count wrong bytes."""
+        self._metrics.blamed.inc()
 
 
 class _GossipCollector:

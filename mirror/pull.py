@@ -1,37 +1,41 @@
 """The life of a pull: which source answers, in which order, and what happens when one breaks off.
 
-- By digest: this node's store, then a peer, then the registry.
+- By digest: this node's store, then a peer, then the registry. What is in flight here already is shared.
+- What no peer has is a transfer (`mirror.transfer`), and so is what the store keeps as it passes through. Everything
+  else is a plain relay: complete holders exist, so whoever comes next needs no copy of it here.
 - By tag: the registry says what a tag means now (a HEAD with the client's own credentials); the bytes then come by
   digest. Only when the registry does not answer is the last that this node or the cluster knew good enough.
 - An object that breaks off goes on at the same offset from the next source, within the same answer.
-- What passes through whole is kept by a store that keeps such things.
+- What is in doubt (`mirror.suspicion`) or always to be verified is hashed on its way, and its end held back.
 
-`Pull` is itself a `Source`, made of others. It holds no state: the sources know whom to avoid.
+`Pull` is itself a `Source`, made of others.
 """
 
 from __future__ import annotations
 
 import logging
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mirror.errors import NotFoundError, SourceError, UnavailableError
-from mirror.oci import ByteRange, Descriptor, Digest, Tag
-from mirror.pieces import moved, read_piece
+from mirror.oci import Descriptor, Digest, Tag
+from mirror.pieces import moved
+from mirror.resuming import resuming
+from mirror.single_flight import Shared
 from mirror.source import FirstOf
+from mirror.verified import VERIFY_FIRST_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from mirror.oci import Repository
     from mirror.pieces import Piece
-    from mirror.source import Body, Content, Request, Source
-    from mirror.stores import Ingest, Store
+    from mirror.single_flight import Transfers
+    from mirror.source import Content, Request, Source
+    from mirror.stores import Store
+    from mirror.suspicion import Suspicion
 
 log = logging.getLogger(__name__)
-
-RESUMES_MAX: Final = 4
-"""How often one answer goes on from another source before the client is left to ask again."""
 
 
 class LastKnown(Protocol):
@@ -43,14 +47,28 @@ class LastKnown(Protocol):
 
 
 class Pull:
-    """Store, then peers, then upstream."""
+    """Store, then peers, then upstream. `verify_all`: hash also what the runtime verifies when it commits."""
 
-    def __init__(self, store: Store, peers: Source, upstream: Source, cluster: LastKnown) -> None:
+    def __init__(
+        self,
+        store: Store,
+        peers: Source,
+        upstream: Source,
+        *,
+        cluster: LastKnown,
+        transfers: Transfers,
+        suspicion: Suspicion,
+        verify_all: bool = False,
+    ) -> None:
         self._store = store
         self._upstream = upstream
         self._elsewhere = FirstOf([peers, upstream])
+        self._elsewhere_shared = FirstOf([peers, Shared(transfers, upstream, self._elsewhere)])
         self._anywhere = FirstOf([store, peers, upstream])
         self._cluster = cluster
+        self._transfers = transfers
+        self._suspicion = suspicion
+        self._verify_all = verify_all
 
     async def resolve(self, request: Request) -> Descriptor:
         """Say what is meant; a tag is upstream's to explain as long as it answers."""
@@ -72,13 +90,22 @@ class Pull:
         except SourceError as error:
             if not isinstance(error, NotFoundError):
                 log.warning("the store cannot give %s: %s", request.digest, error)
-        content = await self._elsewhere.open(request)
-        if not content.positions:
-            return content
-        content.body = ResumingBody(self._elsewhere, request, content)
-        if not content.partial and (ingest := await self._store.ingest(request)):
-            content.body = KeptBody(content.body, ingest)
+        verify = self._verify_all or self._suspicion.doubted(request.digest)
+        content = await self._fetch(request, verify=verify)
+        size = content.descriptor.size
+        if content.positions and size is not None and size > VERIFY_FIRST_BYTES_MAX:
+            content.body = _WatchedBody(content, content.positions, size, self._suspicion, verified=verify)
         return content
+
+    async def _fetch(self, request: Request, *, verify: bool) -> Content:
+        elsewhere = self._elsewhere
+        if verify:
+            return await self._transfers.open(request, elsewhere, elsewhere, verify=True)
+        if self._store.keeps:
+            content = await self._transfers.open(request, elsewhere, elsewhere, verify=False)
+        else:
+            content = await self._transfers.join(request) or await self._elsewhere_shared.open(request)
+        return resuming(elsewhere, request, content)
 
     async def _resolve_without_upstream(self, request: Request, failure: UnavailableError) -> Descriptor:
         assert isinstance(request.reference, Tag)
@@ -89,69 +116,35 @@ class Pull:
         return await self._anywhere.resolve(request.by_digest(known))
 
 
-class ResumingBody:
-    """Bytes that go on from another source, at the same offset, when the first one breaks off."""
+class _WatchedBody:
+    """The bytes of a large object, of which it is noted what the runtime was given, and by whom."""
 
-    def __init__(self, source: Source, request: Request, content: Content) -> None:
-        assert content.positions is not None
-        self._source = source
-        self._request = request
-        self._descriptor = content.descriptor
-        self._positions = content.positions
+    def __init__(self, content: Content, positions: range, size: int, suspicion: Suspicion, *, verified: bool) -> None:
+        self._content = content
         self._body = content.body
-
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The bytes, from one source or several."""
-        position, stop = self._positions.start, self._positions.stop
-        for resumes_left in reversed(range(RESUMES_MAX + 1)):
-            try:
-                async with aclosing(self._body.pieces()) as pieces:
-                    async for piece in pieces:
-                        yield piece
-                        position += moved(piece)
-                return
-            except UnavailableError as error:
-                if position == stop:
-                    return
-                if not resumes_left:
-                    raise
-                log.warning("%s broke off at byte %d: %s", self._descriptor.digest, position, error)
-                await self._body.aclose()
-                self._body = await self._reopen(position, stop)
-
-    async def _reopen(self, position: int, stop: int) -> Body:
-        try:
-            content = await self._source.open(self._request.in_part(ByteRange(position, stop - 1)))
-        except SourceError as error:
-            raise UnavailableError(f"no source goes on: {error}") from error
-        if content.positions != range(position, stop):
-            await content.body.aclose()
-            raise UnavailableError(f"a source gave {content.positions} instead of bytes from {position} on")
-        return content.body
-
-    async def aclose(self) -> None:
-        """Release the source in use."""
-        await self._body.aclose()
-
-
-class KeptBody:
-    """Bytes that are also written into the store as they pass; committed when the last one has."""
-
-    def __init__(self, body: Body, ingest: Ingest) -> None:
-        self._body = body
-        self._ingest = ingest
+        self._positions = positions
+        self._size = size
+        self._suspicion = suspicion
+        self._verified = verified
+        self._position = positions.start
+        self._open = True
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes, unchanged."""
         async with aclosing(self._body.pieces()) as pieces:
             async for piece in pieces:
-                async with aclosing(read_piece(piece)) as chunks:
-                    async for chunk in chunks:
-                        await self._ingest.write(chunk)
-                        yield chunk
-        await self._ingest.commit()
+                yield piece
+                self._position += moved(piece)
 
     async def aclose(self) -> None:
-        """Release the source; what was not committed is given up."""
+        """Release the source."""
+        if self._open and self._position > self._positions.start:
+            self._suspicion.gave(
+                self._content.descriptor.digest,
+                self._content.givers,
+                from_start=self._positions.start == 0,
+                to_end=self._position == self._size,
+                verified=self._verified,
+            )
+        self._open = False
         await self._body.aclose()
-        await self._ingest.abort()

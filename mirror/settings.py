@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import socket
+import tempfile
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from ipaddress import ip_address
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_PREFIX: Final = "SKVALLER_"
 STORES: Final = ("oci-layout", "containerd")
+VERIFY: Final = ("runtime", "always")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -219,6 +221,23 @@ class Settings:
         "Registries that are reached otherwise than at https://<name>: NAME=URL or NAME=URL,ca_file=PATH, "
         'several with spaces. In the file: tables [registries."NAME"] with url and ca_file.',
         factory=dict,
+    )
+
+    spool_dir: Path = option(
+        _path,
+        "Where objects in flight lie, in files without a name. Not a tmpfs: that is memory.",
+        factory=lambda: Path(tempfile.gettempdir()),
+    )
+    spool_bytes_max: int = option(
+        _size,
+        "How much may be in flight in spool_dir; beyond that, objects are relayed without sharing them.",
+        default=4 * 10**9,
+    )
+    verify: str = option(
+        _choice(VERIFY),
+        "runtime: objects above 8 MB are verified by the runtime, and only the doubtful ones here as well. "
+        "always: all are hashed here, and nobody gets the end of one that is wrong; that costs 0.6 CPU-seconds per GB.",
+        default="runtime",
     )
 
     grace_s: float = option(

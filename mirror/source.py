@@ -75,7 +75,8 @@ class Content:
     """An open object: what it is, which part of it is given (`positions`), by whom, and the bytes.
 
     `positions` is None when the source did not tell the object's size (then the body is the whole object).
-    `origin` is one of `store`, `peer`, `upstream`; `holder` names the member for `peer`.
+    `origin` is one of `store`, `peer`, `upstream`; `holder` names the member for `peer`. `givers` are all who gave a
+    part of the bytes: it grows when a body goes on from another source.
     """
 
     descriptor: Descriptor
@@ -83,6 +84,11 @@ class Content:
     body: Body
     origin: str
     holder: str = ""
+    givers: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.givers:
+            self.givers = [self.holder or self.origin]
 
     @property
     def partial(self) -> bool:

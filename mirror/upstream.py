@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from yarl import URL
 
-from mirror.errors import RefusedError, UnavailableError
+from mirror.errors import OverQuotaError, RefusedError, UnavailableError
 from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, timeout
 from mirror.oci import MANIFEST_BYTES_MAX, Descriptor, Digest
 from mirror.source import read_all
@@ -125,7 +125,9 @@ class Upstream:
 async def _failure(registry: str, response: aiohttp.ClientResponse) -> RefusedError | UnavailableError:
     """What an answer other than 200 and 206 means. Closes the response."""
     try:
-        if response.status == 429 or not 400 <= response.status < 500:
+        if response.status == 429:
+            return OverQuotaError(f"{registry} answered 429: too many requests of this client")
+        if not 400 <= response.status < 500:
             return UnavailableError(f"{registry} answered {response.status}")
         body = await response.content.read(REFUSAL_BYTES_MAX)
     except CLIENT_ERRORS as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from mirror.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from mirror.oci import Digest, Repository, Tag
     from mirror.source import Request
@@ -57,14 +57,28 @@ StoreEvent = ContentAdded | ContentRemoved | TagSet | TagRemoved
 
 
 class Ingest(Protocol):
-    """An object on its way into a store: written in order, then committed or given up."""
+    """An object on its way into a file: written in order, read as it grows, then committed or given up."""
 
-    async def write(self, chunk: bytes) -> None:
-        """Append bytes. Never raises for want of space: the ingest fails quietly and `commit` tells."""
+    @property
+    def keeps(self) -> bool:
+        """Whether a store wants the object, whoever else does."""
+        ...
+
+    @property
+    def verifies(self) -> bool:
+        """Whether `commit` finds wrong bytes out."""
+        ...
+
+    async def write(self, chunks: Sequence[bytes]) -> bool:
+        """Append bytes; False when they were not written, and nothing more will be (the disk is full)."""
+        ...
+
+    def reader(self) -> int:
+        """A descriptor on what was written, the caller's to close; after the first `write`."""
         ...
 
     async def commit(self) -> bool:
-        """Verify and keep the object; whether it is now in the store. Wrong bytes are never kept."""
+        """Verify and keep the object; whether it is now in the store. Raises `CorruptError` for wrong bytes."""
         ...
 
     async def abort(self) -> None:
@@ -84,8 +98,18 @@ class Store(Source, Protocol):
         """
         ...
 
-    async def ingest(self, request: Request) -> Ingest | None:
-        """Start keeping an object that passes through; None when this store does not keep such things."""
+    @property
+    def keeps(self) -> bool:
+        """Whether this store keeps what passes through."""
+        ...
+
+    @property
+    def answering_since(self) -> float | None:
+        """Since when (`time.monotonic`) the runtime that commits into this store answers; None: it does not."""
+        ...
+
+    async def ingest(self, request: Request, size: int) -> Ingest | None:
+        """Start keeping an object of `size` bytes that passes through; None when this store does not."""
         ...
 
     async def remember(self, request: Request, digest: Digest) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
+from mirror.errors import CorruptError
 from mirror.oci import (
     MANIFEST_BYTES_MAX,
     OCTET_STREAM,
@@ -237,28 +238,28 @@ class PartialBlob:
         self._ended = False
         self._file: FileIO | None = None
 
-    @property
-    def given_up(self) -> bool:
-        """Whether further bytes are of no use."""
-        return self._ended
-
-    def write(self, chunks: Sequence[bytes]) -> None:
-        """Append bytes; does nothing once the blob was given up."""
+    def write(self, chunks: Sequence[bytes]) -> bool:
+        """Append bytes; whether it did, which it does no more once the blob was given up."""
         with self._lock:
             self._append(chunks)
+            return not self._ended
 
-    def keep(self, rest: Sequence[bytes]) -> int | None:
-        """Append the rest and move the blob to its place, if its bytes are right.
+    def reader(self) -> int:
+        """A descriptor on what was written, the caller's to close; after a `write` that succeeded."""
+        assert self._file is not None, "nothing was written yet"
+        return os.dup(self._file.fileno())
+
+    def keep(self) -> int | None:
+        """Move the blob to its place, if its bytes are right; raises `CorruptError` when they are not.
 
         Returns its size in bytes, or None when it is not kept.
         """
         with self._lock:
-            self._append(rest)
             if self._ended:
                 return None
             if self._hash.hexdigest() != self.digest.hex:
                 self._give_up("its bytes do not have this digest")
-                return None
+                raise CorruptError(f"the bytes are not {self.digest}")
             try:
                 self._temporary.replace(self._target)
             except OSError as error:
@@ -281,7 +282,7 @@ class PartialBlob:
             return
         try:
             if self._file is None:
-                self._file = self._temporary.open("xb", buffering=0)
+                self._file = self._temporary.open("x+b", buffering=0)
             for chunk in chunks:
                 self._hash.update(chunk)
                 rest = memoryview(chunk)

@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 INGESTS_MAX: Final = 64
 """Blobs written at the same time; each has a file open and takes disk space beyond the limit."""
 
-WRITE_BYTES: Final = 1024 * 1024
-"""How much is gathered before a thread hashes and writes it. Network chunks are so small that handing over each costs
-more than its hash; more than this saves little, and costs memory for each ingest."""
-
 AWAITED_TAGS_MAX: Final = 256
 """Tags remembered before their manifest is in the store; the oldest goes first."""
 
@@ -107,13 +103,25 @@ class OciLayout:
         positions = range(descriptor.size) if request.range is None else request.range.resolve(descriptor.size)
         return Content(descriptor, positions, FileBody(file, positions), origin="store")
 
-    async def ingest(self, request: Request) -> LayoutIngest | None:
+    @property
+    def keeps(self) -> bool:
+        """True: what passes through whole stays, within the limit."""
+        return True
+
+    @property
+    def answering_since(self) -> float | None:
+        """None: what it keeps it verifies itself, and nobody else commits what passes through."""
+        return None
+
+    async def ingest(self, request: Request, size: int) -> LayoutIngest | None:
         """Start keeping the object that `request` names by digest, from its first byte on.
 
-        None when it is here or on its way already, or when `INGESTS_MAX` others are.
+        None when it is too large, here or on its way already, or when `INGESTS_MAX` others are.
         """
         digest = request.digest
-        if digest in self._blobs or digest in self._ingesting or len(self._ingesting) >= INGESTS_MAX:
+        if size > self._bytes_max or len(self._ingesting) >= INGESTS_MAX:
+            return None
+        if digest in self._blobs or digest in self._ingesting:
             return None
         self._ingesting.add(digest)
         return LayoutIngest(self._files.begin(digest, self._bytes_max), self._end)
@@ -228,13 +236,15 @@ class OciLayout:
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
-    async def _end(self, blob: PartialBlob, rest: Sequence[bytes] | None) -> bool:
-        """Write the rest and keep what was ingested, or drop it (None); whether it is now in the store."""
-        return await self._change(self._drop(blob) if rest is None else self._keep(blob, rest))
+    async def _end(self, blob: PartialBlob, *, keep: bool) -> bool:
+        """Keep what was ingested, or drop it; whether it is now in the store. Raises `CorruptError`."""
+        return await self._change(self._keep(blob) if keep else self._drop(blob))
 
-    async def _keep(self, blob: PartialBlob, rest: Sequence[bytes]) -> bool:
-        size = await asyncio.to_thread(blob.keep, rest)
-        self._ingesting.discard(blob.digest)
+    async def _keep(self, blob: PartialBlob) -> bool:
+        try:
+            size = await asyncio.to_thread(blob.keep)
+        finally:
+            self._ingesting.discard(blob.digest)
         if size is None:
             return False
         await self._settle(self._admit(blob.digest, size))
@@ -344,37 +354,34 @@ class OciLayout:
 class LayoutIngest:
     """An object on its way into the directory; see `mirror.stores.Ingest`."""
 
-    def __init__(
-        self, blob: PartialBlob, end: Callable[[PartialBlob, Sequence[bytes] | None], Awaitable[bool]]
-    ) -> None:
+    keeps = True
+    verifies = True
+
+    def __init__(self, blob: PartialBlob, end: Callable[..., Awaitable[bool]]) -> None:
         self._blob = blob
         self._end = end
         self._ended = False
-        self._gathered: list[bytes] = []
-        self._gathered_bytes = 0
 
-    async def write(self, chunk: bytes) -> None:
-        """Append bytes; now and then, hash and write what was gathered, in a thread."""
-        if self._ended or self._blob.given_up:
-            return
-        self._gathered.append(chunk)
-        self._gathered_bytes += len(chunk)
-        if self._gathered_bytes >= WRITE_BYTES:
-            gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
-            await asyncio.to_thread(self._blob.write, gathered)
+    async def write(self, chunks: Sequence[bytes]) -> bool:
+        """Hash and write bytes, in a thread."""
+        return not self._ended and await asyncio.to_thread(self._blob.write, chunks)
+
+    def reader(self) -> int:
+        """A descriptor that reads what was written, also after the object was kept or given up."""
+        return self._blob.reader()
 
     async def commit(self) -> bool:
-        """Keep the object if its bytes have its digest; false too when the disk was full, or after `abort`."""
+        """Keep the object if its bytes have its digest; false when the disk was full, or after `abort`."""
         if self._ended:
             return False
         self._ended = True
-        return await self._end(self._blob, self._gathered)
+        return await self._end(self._blob, keep=True)
 
     async def abort(self) -> None:
         """Give the object up."""
         if not self._ended:
             self._ended = True
-            await self._end(self._blob, None)
+            await self._end(self._blob, keep=False)
 
 
 def _close(opening: asyncio.Future[tuple[int, Descriptor] | None]) -> None:

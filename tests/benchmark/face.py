@@ -26,9 +26,12 @@ from mirror.peer_mac import Target
 from mirror.peers import Peers
 from mirror.pull import Pull
 from mirror.registry import create_registry
+from mirror.single_flight import Transfers
 from mirror.source import Content, Request
+from mirror.spool import Spool
 from mirror.stores import Ingest, Store, StoreEvent
 from mirror.stores.oci_layout import OciLayout
+from mirror.suspicion import Suspicion
 
 
 class Nothing:
@@ -46,7 +49,10 @@ class Nothing:
         """An empty listing."""
         yield []
 
-    async def ingest(self, request: Request) -> Ingest | None:
+    keeps = False
+    answering_since = None
+
+    async def ingest(self, request: Request, size: int) -> Ingest | None:
         """None."""
         return None
 
@@ -77,7 +83,10 @@ async def main(port: int, layout: Path, *peers_urls: str) -> None:
     store: Store = Nothing() if peers_urls else OciLayout(layout, 10**12)
     standing = Standing("", random.Random(), time.monotonic)
     async with Peers(index, None, standing, metrics.source("peer")) as peers:
-        app = create_registry(Pull(store, peers, Nothing(), index), face, [Middleware(LoopbackDoor, observer=face)])
+        suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
+        transfers = Transfers(Spool(layout, 0), store, suspicion.blame)
+        pull = Pull(store, peers, Nothing(), cluster=index, transfers=transfers, suspicion=suspicion)
+        app = create_registry(pull, face, [Middleware(LoopbackDoor, observer=face)])
         server = HttpServer(app, "127.0.0.1", port, 1)
         server.bind()
         await server.serve()

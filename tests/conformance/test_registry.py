@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ from mirror.peers import Peers
 from mirror.pull import Pull
 from mirror.registries import Endpoint, Registries
 from mirror.registry import create_registry
+from mirror.single_flight import Transfers
+from mirror.spool import Spool
 from mirror.stores.oci_layout import OciLayout
+from mirror.suspicion import Suspicion
 from mirror.upstream import Upstream
 from tests.serving import serving
 
@@ -103,7 +107,11 @@ async def face(
         peers = await stack.enter_async_context(Peers(index, MAC, standing, metrics.source("peer")))
         registries = Registries({REGISTRY: Endpoint(upstream_url)})
         upstream = await stack.enter_async_context(Upstream(registries))
-        pull = Pull(full if request.param == "store" else empty, peers, upstream, index)
+        store = full if request.param == "store" else empty
+        suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
+        spool = Spool(tmp_path_factory.mktemp("spool"), 10**9)
+        transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
+        pull = Pull(store, peers, upstream, cluster=index, transfers=transfers, suspicion=suspicion)
         url = await stack.enter_async_context(serving(create_registry(pull, metrics.face("client"))))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Face(url, session, image.manifest, image.layers, request.param)

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from mirror.errors import NotFoundError, RefusedError, SourceError, UnavailableError
+from mirror import suspicion as suspicion_module
+from mirror.choice import Holder
+from mirror.errors import CorruptError, NotFoundError, RefusedError, SourceError, UnavailableError
+from mirror.metrics import Metrics
 from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository, Tag
-from mirror.pieces import Piece, moved
-from mirror.pull import RESUMES_MAX, Pull
+from mirror.peer_mac import Target
+from mirror.pieces import Piece, read_piece
+from mirror.pull import Pull
+from mirror.resuming import RESUMES_MAX
+from mirror.single_flight import Transfers
 from mirror.source import Content, MemoryBody, Request, read_all
+from mirror.spool import Spool
+from mirror.stores import ContentAdded, Ingest, Store, StoreEvent
 from mirror.stores.oci_layout import OciLayout
+from mirror.suspicion import Suspicion
+from mirror.transfer import HELD_BACK_BYTES
 
 REPOSITORY = Repository("registry.test", "lib/app")
 DATA = random.Random(7).randbytes(1000)
 DIGEST = Digest.of(DATA)
+LARGE = random.Random(8).randbytes(10_000_000)
+"""Too large to be verified before its first byte goes out."""
 BLOB = Request(REPOSITORY, Kind.BLOB, DIGEST)
 TAG = Request(REPOSITORY, Kind.MANIFEST, Tag("v1"))
 
@@ -70,6 +83,22 @@ class Scene:
         return self.objects[request.digest]
 
 
+class Runtime(Scene):
+    """The store of a runtime that pulls for itself: it keeps nothing of what passes through."""
+
+    keeps = False
+    answering_since: float | None = 0.0
+
+    async def ingest(self, request: Request, size: int) -> Ingest | None:
+        return None
+
+    async def remember(self, request: Request, digest: Digest) -> None:
+        """containerd has its own names."""
+
+    def watch(self) -> AsyncGenerator[list[StoreEvent], None]:
+        raise NotImplementedError
+
+
 @dataclass
 class Known:
     tags: dict[Tag, Digest] = field(default_factory=dict)
@@ -81,23 +110,56 @@ class Known:
 
 @dataclass
 class Stage:
-    store: OciLayout
+    store: Store
     peers: Scene
     upstream: Scene
     known: Known
+    suspicion: Suspicion
+    transfers: Transfers
 
     @property
     def pull(self) -> Pull:
-        return Pull(self.store, self.peers, self.upstream, self.known)
+        return self._pull(verify_all=False)
+
+    @property
+    def verifying_pull(self) -> Pull:
+        return self._pull(verify_all=True)
+
+    def _pull(self, *, verify_all: bool) -> Pull:
+        return Pull(
+            self.store,
+            self.peers,
+            self.upstream,
+            cluster=self.known,
+            transfers=self.transfers,
+            suspicion=self.suspicion,
+            verify_all=verify_all,
+        )
+
+
+@asynccontextmanager
+async def staged(store: Store, directory: Path) -> AsyncGenerator[Stage]:
+    suspicion = Suspicion(time.monotonic, lambda: store.answering_since, Metrics().suspicion())
+    async with Transfers(Spool(directory, 10**9), store, suspicion.blame) as transfers:
+        yield Stage(store, Scene("peer"), Scene("upstream"), Known(), suspicion, transfers)
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(OciLayout(tmp_path, 10**6), Scene("peer"), Scene("upstream"), Known())
+async def stage(tmp_path: Path) -> AsyncGenerator[Stage]:
+    """With a store that keeps what passes through."""
+    async with staged(OciLayout(tmp_path, 10**8), tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def relaying(tmp_path: Path) -> AsyncGenerator[Stage]:
+    """With a runtime that keeps its own."""
+    async with staged(Runtime("store"), tmp_path) as stage:
+        yield stage
 
 
 async def read(content: Content) -> bytes:
-    return await read_all(content.body, len(DATA))
+    return await read_all(content.body, len(LARGE))
 
 
 async def test_a_peer_is_asked_before_upstream(stage: Stage) -> None:
@@ -155,40 +217,120 @@ async def test_an_object_that_breaks_off_goes_on_from_another_source_in_the_same
     assert stage.peers.asked == ["GET all", "GET bytes=300-999", "GET bytes=600-999", "GET bytes=900-999"]
 
 
-async def test_an_object_that_breaks_off_goes_on_upstream_when_the_peers_are_gone(stage: Stage) -> None:
-    stage.peers.objects[DIGEST] = stage.upstream.objects[DIGEST] = DATA
-    stage.peers.breaks_after = 300
-    content = await stage.pull.open(BLOB)
-    stage.peers.failure = UnavailableError("gone")
+async def test_an_object_that_breaks_off_goes_on_upstream_when_the_peers_are_gone(relaying: Stage) -> None:
+    relaying.peers.objects[DIGEST] = relaying.upstream.objects[DIGEST] = DATA
+    relaying.peers.breaks_after = 300
+    content = await relaying.pull.open(BLOB)
+    relaying.peers.failure = UnavailableError("gone")
     assert await read(content) == DATA
-    assert stage.upstream.asked == ["GET bytes=300-999"]
+    assert relaying.upstream.asked == ["GET bytes=300-999"]
+    assert content.givers == ["peer", "upstream"]
 
 
-async def test_an_object_that_keeps_breaking_off_is_given_up(stage: Stage) -> None:
-    stage.peers.objects[DIGEST] = DATA
-    stage.peers.breaks_after = 1
-    content = await stage.pull.open(BLOB)
+async def test_a_transfer_that_breaks_off_goes_on_from_a_peer(relaying: Stage) -> None:
+    class Pulled(Scene):
+        """A peer that has the object once it was asked for it."""
+
+        async def open(self, request: Request) -> Content:
+            try:
+                return await super().open(request)
+            finally:
+                self.objects[DIGEST] = DATA
+
+    relaying.upstream.objects[DIGEST] = DATA
+    relaying.upstream.breaks_after = 300
+    relaying.peers = Pulled("peer")
+    content = await relaying.pull.open(BLOB)
+    assert await read(content) == DATA
+    assert relaying.upstream.asked == ["GET all"]
+    assert relaying.peers.asked == ["GET all", "GET bytes=300-999"]
+
+
+async def test_an_object_that_keeps_breaking_off_is_given_up(relaying: Stage) -> None:
+    relaying.peers.objects[DIGEST] = DATA
+    relaying.peers.breaks_after = 1
+    content = await relaying.pull.open(BLOB)
     with pytest.raises(UnavailableError):
         await read(content)
-    assert len(stage.peers.asked) == 1 + RESUMES_MAX
+    assert len(relaying.peers.asked) == 1 + RESUMES_MAX
 
 
-async def test_a_reader_that_leaves_half_way_leaves_nothing_in_the_store(stage: Stage) -> None:
+async def test_what_a_reader_leaves_half_way_is_kept_whole_by_a_store_that_keeps_things(stage: Stage) -> None:
     stage.peers.objects[DIGEST] = DATA
-    stage.peers.breaks_after = 300
     content = await stage.pull.open(BLOB)
-    async with aclosing(content.body.pieces()) as pieces:
-        assert moved(await anext(pieces)) == 300
     await content.body.aclose()
-    stage.peers.breaks_after = None
-    assert (await stage.pull.open(BLOB)).origin == "peer"
+    async with asyncio.timeout(5):
+        while (await stage.pull.open(BLOB)).origin != "store":
+            await asyncio.sleep(0.01)
 
 
-async def test_wrong_bytes_are_never_kept(stage: Stage) -> None:
-    stage.peers.objects[DIGEST] = DATA[:-1] + b"x"
-    await read(await stage.pull.open(BLOB))
+async def test_wrong_bytes_are_never_kept_nor_given_whole_where_they_are_hashed(stage: Stage) -> None:
+    wrong = LARGE[:-1] + b"x"
+    stage.peers.objects[Digest.of(LARGE)] = wrong
+    content = await stage.pull.open(BLOB.by_digest(Digest.of(LARGE)))
+    with pytest.raises(CorruptError):
+        await read(content)
     with pytest.raises(NotFoundError):
-        await stage.store.open(BLOB)
+        await stage.store.open(BLOB.by_digest(Digest.of(LARGE)))
+
+
+async def test_what_a_peer_has_whole_is_relayed_and_not_shared(relaying: Stage) -> None:
+    relaying.peers.objects[DIGEST] = DATA
+    for _ in range(2):
+        assert await read(await relaying.pull.open(BLOB)) == DATA
+    assert relaying.peers.asked == ["GET all"] * 2
+
+
+async def test_what_comes_from_upstream_is_asked_for_once_by_many(relaying: Stage) -> None:
+    relaying.upstream.objects[DIGEST] = DATA
+    contents = await asyncio.gather(*(relaying.pull.open(BLOB) for _ in range(20)))
+    assert await asyncio.gather(*map(read, contents)) == [DATA] * 20
+    assert relaying.upstream.asked == ["GET all"]
+
+
+async def test_a_retry_after_a_delivery_that_was_not_committed_is_hashed_and_settles_the_blame(
+    relaying: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspicion_module, "COMMIT_S", 0.0)
+    digest = Digest.of(LARGE)
+    request = BLOB.by_digest(digest)
+    relaying.peers.objects[digest] = b"x" + LARGE[1:]
+    relaying.upstream.objects[digest] = LARGE
+    assert await read(await relaying.pull.open(request)) != LARGE
+    bad = Holder(Target("peer", "1.1"), "", "")
+    assert relaying.suspicion.trusted(digest, [bad]) == [bad]
+    relaying.peers.objects.clear()  # as an index without the suspect has it
+    content = await relaying.pull.open(request)
+    assert relaying.suspicion.trusted(digest, [bad]) == []
+    assert (await read(content), content.origin) == (LARGE, "upstream")
+    relaying.suspicion.heard(ContentAdded(digest))
+    assert relaying.suspicion.trusted(digest, [bad]) == []
+    assert relaying.suspicion.trusted(DIGEST, [bad]) == [bad], "one wrong digest is held against it for that digest"
+
+
+async def test_with_verify_always_nobody_gets_the_end_of_wrong_bytes(relaying: Stage) -> None:
+    digest = Digest.of(LARGE)
+    relaying.peers.objects[digest] = b"x" + LARGE[1:]
+    content = await relaying.verifying_pull.open(BLOB.by_digest(digest))
+    received = bytearray()
+
+    async def receive() -> None:
+        async for piece in content.body.pieces():
+            async for chunk in read_piece(piece):
+                received.extend(chunk)
+
+    with pytest.raises(CorruptError):
+        await receive()
+    await content.body.aclose()
+    assert len(received) == len(LARGE) - HELD_BACK_BYTES
+    assert relaying.suspicion.trusted(digest, [Holder(Target("peer", "1.1"), "", "")]) == []
+
+
+async def test_with_verify_always_a_part_is_given_of_an_object_that_is_hashed_whole(relaying: Stage) -> None:
+    relaying.upstream.objects[Digest.of(LARGE)] = LARGE
+    request = BLOB.by_digest(Digest.of(LARGE)).in_part(ByteRange.starting_at(9_000_000))
+    assert await read(await relaying.verifying_pull.open(request)) == LARGE[9_000_000:]
+    assert relaying.upstream.asked == ["GET all"]
 
 
 async def test_a_tag_is_upstreams_to_explain(stage: Stage) -> None:

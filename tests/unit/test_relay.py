@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,9 +24,12 @@ from mirror.peer_mac import Target
 from mirror.peers import Peers
 from mirror.pull import Pull
 from mirror.registry import create_registry
+from mirror.single_flight import Transfers
 from mirror.source import Content, Request
+from mirror.spool import Spool
 from mirror.stores import Ingest, StoreEvent
 from mirror.stores.oci_layout import OciLayout
+from mirror.suspicion import Suspicion
 from tests.serving import Heard, Script, Scripted, scripted, serving
 
 DATA = random.Random(5).randbytes(12_000_000)
@@ -46,7 +50,10 @@ class Nothing:
     async def watch(self) -> AsyncGenerator[list[StoreEvent], None]:
         yield []
 
-    async def ingest(self, request: Request) -> Ingest | None:
+    keeps = False
+    answering_since = None
+
+    async def ingest(self, request: Request, size: int) -> Ingest | None:
         return None
 
     async def remember(self, request: Request, digest: Digest) -> None:
@@ -83,8 +90,10 @@ async def mirror_of(*urls: str) -> AsyncGenerator[Mirror]:
     standing = Standing("0", random.Random(1), asyncio.get_running_loop().time)
     index = Listed([Holder(Target(f"peer-{number}", "1"), url, str(number)) for number, url in enumerate(urls)])
     async with Peers(index, None, standing, metrics.source("peer")) as peers:
-        app = create_registry(Pull(Nothing(), peers, Down(), index), metrics.face("client"))
-        async with serving(app) as url:
+        suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
+        transfers = Transfers(Spool(Path(), 0), Nothing(), suspicion.blame)
+        pull = Pull(Nothing(), peers, Down(), cluster=index, transfers=transfers, suspicion=suspicion)
+        async with serving(create_registry(pull, metrics.face("client"))) as url:
             yield Mirror(url + PATH, peers, metrics)
 
 

@@ -11,6 +11,7 @@ While containerd is away the last known names stay: the content they mean is sti
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -55,6 +56,8 @@ class ImageNames:
         self._reconcile_interval_s = reconcile_interval_s
         self._absence = absence
         self._known: Meanings = {}
+        self.answering_since: float | None = None
+        """Since when containerd answers (`time.monotonic`); None while it is away."""
 
     def digest(self, repository: Repository, tag: Tag) -> Digest | None:
         """What a tag meant when containerd was last listed."""
@@ -69,12 +72,14 @@ class ImageNames:
                 async with connect(self._socket) as containerd, aclosing(self._listings(containerd)) as listings:
                     async for known in listings:
                         self._absence.over()
+                        self.answering_since = self.answering_since or time.monotonic()
                         batch = difference(self._known, known)
                         self._known = known
                         if batch or first:
                             first = False
                             yield batch
             except UnavailableError as reason:
+                self.answering_since = None
                 if first:
                     first = False
                     yield []

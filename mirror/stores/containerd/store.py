@@ -93,7 +93,17 @@ class ContainerdStore:
                     pinning.note(batch)
                     yield batch
 
-    async def ingest(self, request: Request) -> Ingest | None:
+    @property
+    def keeps(self) -> bool:
+        """False: what containerd pulls it keeps itself."""
+        return False
+
+    @property
+    def answering_since(self) -> float | None:
+        """Since when containerd answers; None while it is away."""
+        return self._names.answering_since
+
+    async def ingest(self, request: Request, size: int) -> Ingest | None:
         """None: what containerd pulls it keeps itself."""
         return None
 

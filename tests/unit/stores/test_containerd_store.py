@@ -149,4 +149,4 @@ async def test_before_the_content_is_found_the_store_is_unavailable(tmp_path: Pa
 
 
 async def test_nothing_is_ingested(store: ContainerdStore) -> None:
-    assert await store.ingest(wanted(Kind.BLOB, Digest.of(b"a"))) is None
+    assert await store.ingest(wanted(Kind.BLOB, Digest.of(b"a")), 1) is None

@@ -10,7 +10,7 @@ import os
 import resource
 import tempfile
 import time
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror.errors import NotFoundError
+from mirror.errors import CorruptError, NotFoundError
 from mirror.image_builder import build_image
 from mirror.oci import OCI_MANIFEST, OCTET_STREAM, ByteRange, Digest, Kind, Repository, Tag
 from mirror.source import Request, read_all
 from mirror.stores import ContentAdded, ContentRemoved, TagRemoved, TagSet, oci_layout
 from mirror.stores.layout_files import LayoutError
-from mirror.stores.oci_layout import AWAITED_TAGS_MAX, INGESTS_MAX, TAG_REFRESH_S, WRITE_BYTES, OciLayout
+from mirror.stores.oci_layout import AWAITED_TAGS_MAX, INGESTS_MAX, TAG_REFRESH_S, OciLayout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Repository.parse("registry.example:5000", "team/app")
 PATIENCE_S = 10.0
+MEBIBYTE = 1024 * 1024
 
 
 def manifest(text: str = "") -> bytes:
@@ -64,10 +65,11 @@ def unfinished(root: Path) -> list[Path]:
 
 async def keep(store: OciLayout, data: bytes, digest: Digest | None = None) -> bool:
     """Put an object through the store in two pieces; whether it was kept."""
-    ingest = await store.ingest(asked(digest or Digest.of(data)))
+    ingest = await store.ingest(asked(digest or Digest.of(data)), len(data))
     assert ingest is not None
-    await ingest.write(data[:3])
-    await ingest.write(data[3:])
+    if not await ingest.write([data[:3], data[3:]]):
+        await ingest.abort()
+        return False
     return await ingest.commit()
 
 
@@ -161,12 +163,12 @@ async def test_what_was_kept_is_given_by_digest(tmp_path: Path) -> None:
 
 
 async def test_an_object_of_many_chunks_is_kept_whole(tmp_path: Path) -> None:
-    store = OciLayout(tmp_path, 8 * WRITE_BYTES)
-    data = os.urandom(2 * WRITE_BYTES + 17)
-    ingest = await store.ingest(asked(Digest.of(data)))
+    store = OciLayout(tmp_path, 8 * MEBIBYTE)
+    data = os.urandom(2 * MEBIBYTE + 17)
+    ingest = await store.ingest(asked(Digest.of(data)), len(data))
     assert ingest is not None
     for start in range(0, len(data), 65_537):
-        await ingest.write(data[start : start + 65_537])
+        assert await ingest.write([data[start : start + 65_537]])
     assert await ingest.commit()
     assert path_of(tmp_path, Digest.of(data)).read_bytes() == data
 
@@ -235,7 +237,8 @@ async def test_content_and_tags_survive_a_restart(tmp_path: Path) -> None:
 
 async def test_wrong_bytes_are_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = OciLayout(tmp_path, 1000)
-    assert not await keep(store, b"wrong", Digest.of(b"right"))
+    with pytest.raises(CorruptError):
+        await keep(store, b"wrong", Digest.of(b"right"))
     assert blobs_on_disk(tmp_path) == set()
     assert unfinished(tmp_path) == []
     assert "do not have this digest" in caplog.text
@@ -245,11 +248,11 @@ async def test_wrong_bytes_are_not_kept(tmp_path: Path, caplog: pytest.LogCaptur
 async def test_an_aborted_ingest_leaves_nothing(tmp_path: Path) -> None:
     store = OciLayout(tmp_path, 1000)
     request = asked(Digest.of(b"abc"))
-    ingest = await store.ingest(request)
+    ingest = await store.ingest(request, 3)
     assert ingest is not None
-    await ingest.write(b"ab")
+    assert await ingest.write([b"ab"])
     await ingest.abort()
-    await ingest.write(b"c")
+    assert not await ingest.write([b"c"])
     assert not await ingest.commit()
     assert unfinished(tmp_path) == []
     assert await keep(store, b"abc")
@@ -257,9 +260,9 @@ async def test_an_aborted_ingest_leaves_nothing(tmp_path: Path) -> None:
 
 async def test_abort_after_commit_does_nothing(tmp_path: Path) -> None:
     store = OciLayout(tmp_path, 1000)
-    ingest = await store.ingest(asked(Digest.of(b"abc")))
+    ingest = await store.ingest(asked(Digest.of(b"abc")), 3)
     assert ingest is not None
-    await ingest.write(b"abc")
+    await ingest.write([b"abc"])
     assert await ingest.commit()
     await ingest.abort()
     assert await read(store, asked(Digest.of(b"abc"))) == b"abc"
@@ -268,19 +271,19 @@ async def test_abort_after_commit_does_nothing(tmp_path: Path) -> None:
 async def test_the_same_digest_is_ingested_once_at_a_time(tmp_path: Path) -> None:
     store = OciLayout(tmp_path, 1000)
     request = asked(Digest.of(b"abc"))
-    first = await store.ingest(request)
+    first = await store.ingest(request, 3)
     assert first is not None
-    assert await store.ingest(request) is None
-    await first.write(b"abc")
+    assert await store.ingest(request, 3) is None
+    await first.write([b"abc"])
     assert await first.commit()
-    assert await store.ingest(request) is None
+    assert await store.ingest(request, 3) is None
 
 
 async def test_ingests_beyond_the_limit_are_declined(tmp_path: Path) -> None:
     store = OciLayout(tmp_path, 1000)
-    begun = [await store.ingest(asked(Digest.of(bytes([number])))) for number in range(INGESTS_MAX)]
+    begun = [await store.ingest(asked(Digest.of(bytes([number]))), 1) for number in range(INGESTS_MAX)]
     assert None not in begun
-    assert await store.ingest(asked(Digest.of(b"one more"))) is None
+    assert await store.ingest(asked(Digest.of(b"one more")), 8) is None
     for ingest in begun:
         assert ingest is not None
         await ingest.abort()
@@ -291,10 +294,10 @@ async def test_ingests_beyond_the_limit_are_declined(tmp_path: Path) -> None:
 async def test_a_full_disk_ends_the_ingest_quietly_and_loses_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = OciLayout(tmp_path, 8 * WRITE_BYTES)
+    store = OciLayout(tmp_path, 8 * MEBIBYTE)
     await keep(store, b"before")
-    large = bytes(3 * WRITE_BYTES)
-    with files_limited_to(WRITE_BYTES):
+    large = bytes(3 * MEBIBYTE)
+    with files_limited_to(MEBIBYTE):
         assert not await keep(store, large)
     assert caplog.text.count(os.strerror(errno.EFBIG)) == 1
     assert unfinished(tmp_path) == []
@@ -304,9 +307,9 @@ async def test_a_full_disk_ends_the_ingest_quietly_and_loses_nothing(
 
 async def test_a_commit_whose_caller_is_cancelled_is_finished(tmp_path: Path) -> None:
     store = OciLayout(tmp_path, 1000)
-    ingest = await store.ingest(asked(Digest.of(b"abc")))
+    ingest = await store.ingest(asked(Digest.of(b"abc")), 3)
     assert ingest is not None
-    await ingest.write(b"abc")
+    await ingest.write([b"abc"])
     async with watching(store) as watcher:
         commit = asyncio.create_task(ingest.commit())
         await asyncio.sleep(0)
@@ -319,10 +322,10 @@ async def test_a_commit_whose_caller_is_cancelled_is_finished(tmp_path: Path) ->
 
 
 async def test_what_a_crash_left_behind_is_removed_at_the_start(tmp_path: Path) -> None:
-    store = OciLayout(tmp_path, 2 * WRITE_BYTES)
-    ingest = await store.ingest(asked(Digest.of(b"abc")))
+    store = OciLayout(tmp_path, 2 * MEBIBYTE)
+    ingest = await store.ingest(asked(Digest.of(b"abc")), 3)
     assert ingest is not None
-    await ingest.write(bytes(WRITE_BYTES))
+    await ingest.write([bytes(MEBIBYTE)])
     assert len(unfinished(tmp_path)) == 1
     OciLayout(tmp_path, 1000)
     assert unfinished(tmp_path) == []
@@ -370,7 +373,12 @@ async def test_the_order_of_use_survives_a_restart(tmp_path: Path) -> None:
 async def test_an_object_larger_than_the_limit_is_never_kept(tmp_path: Path) -> None:
     store = OciLayout(tmp_path, 10)
     await keep(store, b"small")
-    assert not await keep(store, b"much too large")
+    large = Digest.of(b"much too large")
+    assert await store.ingest(asked(large), 14) is None
+    ingest = await store.ingest(asked(large), 1)
+    assert ingest is not None
+    assert not await ingest.write([b"much too large"]), "it was said to be smaller"
+    await ingest.abort()
     assert blobs_on_disk(tmp_path) == {Digest.of(b"small")}
     assert unfinished(tmp_path) == []
 
@@ -696,10 +704,11 @@ async def perform(store: OciLayout, root: Path, operation: str, number: int) -> 
     request = asked(Digest.of(data), Kind.MANIFEST)
     match operation:
         case "keep" | "spoil":
-            ingest = await store.ingest(request)
+            ingest = await store.ingest(request, len(data))
             if ingest is not None:
-                await ingest.write(data if operation == "keep" else data[:-1])
-                assert await ingest.commit() == (operation == "keep")
+                await ingest.write([data if operation == "keep" else data[:-1]])
+                with suppress(CorruptError) if operation == "spoil" else nullcontext():
+                    assert await ingest.commit() == (operation == "keep")
         case "open":
             with suppress(NotFoundError):
                 assert await read(store, request) == data

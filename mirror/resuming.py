@@ -1,0 +1,76 @@
+"""Bytes that go on from another source, at the same offset, when the one that gives them breaks off."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final
+
+from mirror.errors import CorruptError, SourceError, UnavailableError
+from mirror.oci import ByteRange
+from mirror.pieces import moved
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from mirror.pieces import Piece
+    from mirror.source import Body, Content, Request, Source
+
+log = logging.getLogger(__name__)
+
+RESUMES_MAX: Final = 4
+"""How often one answer goes on from another source before the client is left to ask again."""
+
+
+def resuming(source: Source, request: Request, content: Content) -> Content:
+    """The same content, whose body goes on from `source`; as it is when its positions are not known."""
+    if content.positions:
+        content.body = ResumingBody(source, request, content, content.positions)
+    return content
+
+
+class ResumingBody:
+    """The bytes of a content, and of those that took its place; each of them is added to `content.givers`."""
+
+    def __init__(self, source: Source, request: Request, content: Content, positions: range) -> None:
+        self._source = source
+        self._request = request
+        self._content = content
+        self._positions = positions
+        self._body = content.body
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The bytes, from one source or several. Bytes that are known to be wrong are not gone on with."""
+        position, stop = self._positions.start, self._positions.stop
+        for resumes_left in reversed(range(RESUMES_MAX + 1)):
+            try:
+                async with aclosing(self._body.pieces()) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                        position += moved(piece)
+                return
+            except CorruptError:
+                raise
+            except UnavailableError as error:
+                if position == stop:
+                    return
+                if not resumes_left:
+                    raise
+                log.warning("%s broke off at byte %d: %s", self._request.digest, position, error)
+                await self._body.aclose()
+                self._body = await self._reopen(position, stop)
+
+    async def _reopen(self, position: int, stop: int) -> Body:
+        try:
+            content = await self._source.open(self._request.in_part(ByteRange(position, stop - 1)))
+        except SourceError as error:
+            raise UnavailableError(f"no source goes on: {error}") from error
+        if content.positions != range(position, stop):
+            await content.body.aclose()
+            raise UnavailableError(f"a source gave {content.positions} instead of bytes from {position} on")
+        self._content.givers += content.givers
+        return content.body
+
+    async def aclose(self) -> None:
+        """Release the source in use."""
+        await self._body.aclose()

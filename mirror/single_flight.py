@@ -1,0 +1,176 @@
+"""Each object is fetched once at a time: the first request opens its source, the others share the transfer.
+
+Only success is shared. A registry's no (401, 403, 404, 429) belongs to the request that got it, and the next one that
+waits asks with its own credentials. A registry that does not answer is the same for all who wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mirror.errors import CorruptError, NotFoundError, OverQuotaError, UnavailableError
+from mirror.oci import Digest
+from mirror.resuming import resuming
+from mirror.transfer import Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirror.oci import Descriptor, Kind
+    from mirror.source import Content, Request, Source
+    from mirror.spool import Spool
+    from mirror.stores import Ingest, Store
+
+Key = tuple[str, "Kind", Digest]
+
+
+class Transfers:
+    """The transfers of a node. `corrupt` is told of a digest and of who gave bytes that do not have it."""
+
+    def __init__(self, spool: Spool, store: Store, corrupt: Callable[[Digest, list[str]], None]) -> None:
+        self._spool = spool
+        self._store = store
+        self._corrupt = corrupt
+        self._transfers: dict[Key, Transfer] = {}
+        self._openings: dict[Key, _Opening] = {}
+        self._running: set[Transfer] = set()
+
+    async def __aenter__(self) -> Transfers:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for transfer in list(self._running):
+            await transfer.aclose()
+
+    async def join(self, request: Request) -> Content | None:
+        """What a transfer under way gives of the object, when it gives that soon."""
+        transfer = self._transfers.get(_key(request))
+        return None if transfer is None else await transfer.open(request)
+
+    def descriptor(self, request: Request) -> Descriptor | None:
+        """What is known of an object in flight."""
+        transfer = self._transfers.get(_key(request))
+        return None if transfer is None else transfer.content.descriptor
+
+    async def open(self, request: Request, source: Source, further: Source, *, verify: bool) -> Content:
+        """Share the transfer of the object, or open it from `source`; its bytes are hashed if `verify`.
+
+        A transfer goes on from `further` when its source breaks off, while it can; a body that is given out does not.
+        A request for a part does not make a transfer of the whole, unless it is to be verified. What cannot be a
+        transfer (the spool is full, the size is not told) is opened for this request alone, or refused if it is to
+        be verified. Raises as `source` does.
+        """
+        key = _key(request)
+        while opening := self._openings.get(key):
+            await opening.over.wait()
+            if opening.failure:
+                raise UnavailableError(opening.failure)
+        transfer = self._transfers.get(key)
+        content: Content | None = None
+        if transfer is not None and transfer.verifies >= verify:
+            content = await transfer.open(request)
+        elif verify or _is_whole(request):
+            content = await self._begin(request, source, further, verify=verify)
+        if content is None and verify:
+            raise UnavailableError(f"{request.digest} cannot be verified now, and is not given as it is")
+        return content or await source.open(request)
+
+    async def _begin(self, request: Request, source: Source, further: Source, *, verify: bool) -> Content | None:
+        key = _key(request)
+        opening = self._openings[key] = _Opening()
+        whole = request.in_part(None)
+        try:
+            content = await source.open(whole)
+            file = await self._file(whole, content, verify=verify)
+            if file is not None:
+                self._transfers[key] = self._transfer(key, resuming(further, whole, content), file)
+        except OverQuotaError:
+            raise
+        except UnavailableError as error:
+            opening.failure = str(error)
+            raise
+        finally:
+            del self._openings[key]
+            opening.over.set()
+        if file is not None:
+            return await self.join(request)
+        if not verify:
+            return content
+        await content.body.aclose()
+        return None
+
+    async def _file(self, request: Request, content: Content, *, verify: bool) -> Ingest | None:
+        """Where to put a content: into the store if it keeps such things, else into the spool; None for neither."""
+        size = content.descriptor.size
+        if not content.positions or size is None:
+            return None
+        file = await self._store.ingest(request, size)
+        return file or self._spool.take(request.digest, size, verify=verify)
+
+    def _transfer(self, key: Key, content: Content, file: Ingest) -> Transfer:
+        transfer = Transfer(content, file, lambda transfer: self._changed(key, transfer))
+        self._running.add(transfer)
+        return transfer
+
+    def _changed(self, key: Key, transfer: Transfer) -> None:
+        if transfer.closed:
+            self._running.discard(transfer)
+        if not transfer.joinable and self._transfers.get(key) is transfer:
+            del self._transfers[key]
+            if isinstance(transfer.failure, CorruptError):
+                self._corrupt(key[2], transfer.content.givers)
+
+
+class Shared:
+    """A source whose objects are opened once for all who want them, and go on from `further` when it breaks off."""
+
+    def __init__(self, transfers: Transfers, source: Source, further: Source) -> None:
+        self._transfers = transfers
+        self._source = source
+        self._further = further
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """As the source does."""
+        return await self._source.resolve(request)
+
+    async def open(self, request: Request) -> Content:
+        """Open a transfer, or share the one under way."""
+        return await self._transfers.open(request, self._source, self._further, verify=False)
+
+
+class InFlight:
+    """What is in flight here, as a source for peers: for requests in the name of the same registry."""
+
+    def __init__(self, transfers: Transfers) -> None:
+        self._transfers = transfers
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """Describe an object in flight."""
+        descriptor = self._transfers.descriptor(request) if isinstance(request.reference, Digest) else None
+        if descriptor is None:
+            raise NotFoundError(f"{request.reference} is not in flight")
+        return descriptor
+
+    async def open(self, request: Request) -> Content:
+        """Follow a transfer; it breaks off where the transfer does."""
+        content = await self._transfers.join(request) if isinstance(request.reference, Digest) else None
+        if content is None:
+            raise NotFoundError(f"{request.reference} is not in flight")
+        return content
+
+
+class _Opening:
+    """A source that is being opened for the first of several requests; `failure` is for all of them."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.failure = ""
+
+
+def _key(request: Request) -> Key:
+    return request.repository.registry, request.kind, request.digest
+
+
+def _is_whole(request: Request) -> bool:
+    return request.range is None or (request.range.first == 0 and request.range.last is request.range.suffix is None)

@@ -1,0 +1,153 @@
+"""Where an object lies while it is in flight: unlinked files, within a limit for all of them together.
+
+A file on disk, not in memory: written pages count as cache, which the kernel takes back under pressure, and what is
+gone within half a minute never reaches the disk at all. (A tmpfs would count as this process's memory.)
+
+An object that is larger than what is left gets a *window*: a file from which what everybody has passed is punched
+out as it goes on. Only whole blocks of `PUNCH_BYTES` are punched, at multiples of it: the page cache holds files in
+large folios, and punching a part of one that sendfile has just queued sends zeros to the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Final
+
+from mirror.errors import CorruptError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from io import FileIO
+    from pathlib import Path
+
+    from mirror.oci import Digest
+
+FILES_MAX: Final = 256
+"""Objects in the spool at the same time; each has two descriptors."""
+WINDOW_BYTES: Final = 128 * 1024 * 1024
+"""What an object larger than the rest of the spool may hold at a time."""
+PUNCH_BYTES: Final = 8 * 1024 * 1024
+
+_PUNCH_HOLE: Final = 0x02
+_KEEP_SIZE: Final = 0x01
+_log = logging.getLogger(__name__)
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class Spool:
+    """At most `bytes_max` bytes in `FILES_MAX` files, which have no name in `directory`."""
+
+    def __init__(self, directory: Path, bytes_max: int) -> None:
+        self._directory = directory
+        self._left = bytes_max
+        self._files = 0
+
+    def take(self, digest: Digest, size: int, *, verify: bool) -> SpoolFile | None:
+        """A file for an object of `size` bytes, whole or as a window; None when the spool is full."""
+        room = size if size <= self._left else WINDOW_BYTES
+        if self._files >= FILES_MAX or room > self._left:
+            return None
+        self._files += 1
+        self._left -= room
+        return SpoolFile(self, room, digest if verify else None)
+
+    def give_back(self, room: int) -> None:
+        """A file is gone."""
+        self._files -= 1
+        self._left += room
+
+    def make(self) -> FileIO:
+        """A new file; blocks. Raises `OSError`."""
+        return tempfile.TemporaryFile(dir=self._directory, buffering=0)
+
+
+class SpoolFile:
+    """An object on its way through; a `mirror.stores.Ingest` that nobody keeps. Hashed when `digest` is given.
+
+    `room` is how many bytes it may hold at a time. The blocking work is done in threads, under a lock: a caller that
+    is cancelled meanwhile gives the file up from another one.
+    """
+
+    keeps = False
+
+    def __init__(self, spool: Spool, room: int, digest: Digest | None) -> None:
+        self.room = room
+        self._spool = spool
+        self._digest = digest
+        self._hash = digest.hasher() if digest else None
+        self._lock = threading.Lock()
+        self._file: FileIO | None = None
+        self._ended = False
+
+    @property
+    def verifies(self) -> bool:
+        """Whether `commit` tells if the bytes are right."""
+        return self._hash is not None
+
+    async def write(self, chunks: Sequence[bytes]) -> bool:
+        """Append bytes; False when the disk does not take them."""
+        try:
+            return await asyncio.to_thread(self._write, chunks)
+        except OSError as error:
+            _log.warning("the spool does not take more: %s", error)
+            return False
+
+    def reader(self) -> int:
+        """A descriptor on what was written, the caller's to close; after the first `write`."""
+        assert self._file is not None, "nothing was written yet"
+        return os.dup(self._file.fileno())
+
+    async def punch(self, start: int, stop: int) -> bool:
+        """Free the room of some bytes that nobody will read again; False when this filesystem cannot."""
+        assert start % PUNCH_BYTES == stop % PUNCH_BYTES == 0, "a part of a folio must not be punched"
+        return await asyncio.to_thread(self._punch, start, stop)
+
+    async def commit(self) -> bool:
+        """Say whether it is kept (never). Raises `CorruptError` when the bytes were hashed and are wrong."""
+        if self._hash is not None and self._digest is not None:
+            digest = await asyncio.to_thread(self._hash.hexdigest)
+            if digest != self._digest.hex:
+                raise CorruptError(f"the bytes are not {self._digest}")
+        return False
+
+    async def abort(self) -> None:
+        """Free the space; closing a large file takes up to 0.1 s, so that is for a thread as well."""
+        if not self._ended:
+            self._ended = True
+            try:
+                await asyncio.to_thread(self._close)
+            finally:
+                self._spool.give_back(self.room)
+
+    def _write(self, chunks: Sequence[bytes]) -> bool:
+        with self._lock:
+            if self._ended:
+                return False
+            if self._file is None:
+                self._file = self._spool.make()
+            for chunk in chunks:
+                if self._hash is not None:
+                    self._hash.update(chunk)
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            return True
+
+    def _punch(self, start: int, stop: int) -> bool:
+        with self._lock:
+            if self._ended or self._file is None:
+                return False
+            mode = _PUNCH_HOLE | _KEEP_SIZE
+            return int(_fallocate(self._file.fileno(), mode, start, stop - start)) == 0
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                self._file.close()

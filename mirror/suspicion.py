@@ -1,0 +1,186 @@
+"""Who gave wrong bytes? The agent watches what becomes of the large objects that it delivers.
+
+An object above 8 MB goes to the runtime unverified, and the runtime verifies it when it commits. So one that was
+delivered whole, was not committed within `COMMIT_S` while the runtime was at work, and is asked for again, makes those
+who gave it *suspect* for that digest. They are left out when it is asked for again, and what comes then is hashed on
+its way. Is it right, and committed, then the suspect is to blame, if there is just one. Bytes that were hashed and
+are wrong blame their giver at once. A runtime that gave up for reasons of its own costs a hash, and nobody a name.
+
+Blame means quarantine: `BLAME_S` for the digest, and for everything after `DIGESTS_MAX` digests within that time.
+Only origins are blamed (a complete holder, or the registry), never the node in between that passed bytes on.
+
+Time is an argument of the constructor; nothing here does I/O but log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from mirror.stores import ContentAdded, ContentRemoved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mirror.choice import Holder
+    from mirror.oci import Digest
+    from mirror.stores import StoreEvent
+
+COMMIT_S: Final = 0.5
+"""How long a runtime may take to commit before another request for the object is taken for a retry. Too short costs a
+needless hash; too long lets a quick retry get the same bytes again."""
+SUSPECT_S: Final = 600.0
+"""How long a delivery that was not committed is remembered, and its givers are suspect."""
+BLAME_S: Final = 300.0
+DIGESTS_MAX: Final = 3
+"""How many wrong digests make a bad member: one may be a bad sector, three are a bad disk."""
+CASES_MAX: Final = 1024
+"""Deliveries remembered; the oldest goes first."""
+
+log = logging.getLogger(__name__)
+
+
+class Index(Protocol):
+    """Who holds what."""
+
+    def holders(self, digest: Digest) -> Sequence[Holder]:
+        """The visible holders of a digest, this node excluded."""
+        ...
+
+
+class SuspicionObserver(Protocol):
+    """Is told of deliveries that came to nothing, for metrics."""
+
+    def suspected(self) -> None:
+        """An object was delivered whole, not committed, and asked for again."""
+        ...
+
+    def blamed(self) -> None:
+        """A giver was found to have given wrong bytes."""
+        ...
+
+
+class TrustedIndex:
+    """An index without the holders that are in doubt."""
+
+    def __init__(self, index: Index, suspicion: Suspicion) -> None:
+        self._index = index
+        self._suspicion = suspicion
+
+    def holders(self, digest: Digest) -> Sequence[Holder]:
+        """The visible holders of a digest that may be asked for it."""
+        return self._suspicion.trusted(digest, self._index.holders(digest))
+
+
+@dataclass(slots=True)
+class _Case:
+    """What became of one digest: who gave the last delivery, and who is suspect since an earlier one."""
+
+    begun_at: float
+    givers: set[str] = field(default_factory=set)
+    delivered_at: float | None = None
+    verified: bool = False
+    committed: bool = False
+    suspects: set[str] = field(default_factory=set)
+
+
+class Suspicion:
+    """What this node knows of wrong bytes. `answering_since` tells since when the runtime answers; None: it is away."""
+
+    def __init__(
+        self, clock: Callable[[], float], answering_since: Callable[[], float | None], observer: SuspicionObserver
+    ) -> None:
+        self._clock = clock
+        self._answering_since = answering_since
+        self._observer = observer
+        self._cases: OrderedDict[Digest, _Case] = OrderedDict()
+        self._blamed: dict[str, dict[Digest, float]] = {}
+
+    def gave(self, digest: Digest, givers: Iterable[str], *, from_start: bool, to_end: bool, verified: bool) -> None:
+        """The runtime was given an object, or a part of it. A part adds to what was given before."""
+        case = self._known(digest) or self._new(digest)
+        if from_start:
+            case.givers = set()
+        case.givers.update(givers)
+        case.verified = verified
+        case.delivered_at = self._clock() if to_end else None
+        if case.committed:  # it was told before this
+            self.committed(digest)
+
+    def doubted(self, digest: Digest) -> bool:
+        """An object that the store does not have is asked for: is it to be fetched from elsewhere and hashed?"""
+        case = self._known(digest)
+        if case is None:
+            return False
+        if case.delivered_at is not None and self._uncommitted(case.delivered_at):
+            case.delivered_at = None
+            if not case.verified:
+                case.suspects |= case.givers
+                self._observer.suspected()
+                log.warning("%s was delivered whole by %s, but not committed", digest, ", ".join(sorted(case.givers)))
+        return bool(case.suspects)
+
+    def heard(self, event: StoreEvent) -> None:
+        """Something happened in the runtime's store."""
+        if isinstance(event, ContentAdded):
+            self.committed(event.digest)
+        elif isinstance(event, ContentRemoved):  # what became of it says nothing of who gives it next
+            self._cases.pop(event.digest, None)
+
+    def committed(self, digest: Digest) -> None:
+        """The runtime's store has the object: whoever gave it last gave the right bytes."""
+        case = self._known(digest)
+        if case is None:
+            return
+        if case.delivered_at is None:
+            case.committed = True
+            return
+        del self._cases[digest]
+        if case.verified:
+            self.blame(digest, case.suspects)
+
+    def blame(self, digest: Digest, givers: Iterable[str]) -> None:
+        """These gave an object whose bytes are wrong. Are there several, then one of them did: all are suspect."""
+        names = sorted(set(givers))
+        if len(names) > 1:
+            (self._known(digest) or self._new(digest)).suspects.update(names)
+        elif names:
+            self._observer.blamed()
+            log.error("%s gave wrong bytes for %s, and is not asked for it for %.0f s", names[0], digest, BLAME_S)
+            self._still_blamed(names[0])
+            self._blamed.setdefault(names[0], {})[digest] = self._clock() + BLAME_S
+
+    def trusted(self, digest: Digest, holders: Sequence[Holder]) -> list[Holder]:
+        """The holders that are neither suspect nor to blame for the digest."""
+        case = self._known(digest)
+        suspects = case.suspects if case else set[str]()
+        return [each for each in holders if each.target.name not in suspects and self._may(each.target.name, digest)]
+
+    def _may(self, name: str, digest: Digest) -> bool:
+        blamed = self._still_blamed(name)
+        return digest not in blamed and len(blamed) < DIGESTS_MAX
+
+    def _still_blamed(self, name: str) -> dict[Digest, float]:
+        now = self._clock()
+        blamed = {digest: until for digest, until in self._blamed.pop(name, {}).items() if until > now}
+        if blamed:
+            self._blamed[name] = blamed
+        return blamed
+
+    def _uncommitted(self, delivered_at: float) -> bool:
+        """Whether the runtime had the time to commit, and was there to do so."""
+        since = self._answering_since()
+        return since is not None and since <= delivered_at <= self._clock() - COMMIT_S
+
+    def _known(self, digest: Digest) -> _Case | None:
+        while self._cases and next(iter(self._cases.values())).begun_at <= self._clock() - SUSPECT_S:
+            self._cases.popitem(last=False)
+        return self._cases.get(digest)
+
+    def _new(self, digest: Digest) -> _Case:
+        if len(self._cases) >= CASES_MAX:
+            self._cases.popitem(last=False)
+        case = self._cases[digest] = _Case(self._clock())
+        return case

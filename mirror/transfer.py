@@ -1,0 +1,295 @@
+"""Transfers: objects in flight on this node, each fetched once, whoever reads it.
+
+A transfer takes an object from its source into a file and gives it to any number of readers, each from the offset it
+wants, while the file grows. There is one for each (registry, digest): a registry that gives wrong bytes spoils only
+its own. Who reads is not known beforehand and may leave at any time; the transfer goes on while somebody reads, at
+most `AHEAD_BYTES_MAX` ahead of the foremost, and for `LINGER_S` after that. One that the store keeps goes on anyway.
+
+It is never the reason that a pull fails. When it ends early (its sources are lost, the disk is full), its readers get
+an `UnavailableError` where it ended, and go on from elsewhere (`mirror.resuming`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final
+
+from mirror.errors import UnavailableError
+from mirror.pieces import FilePiece, read_piece
+from mirror.source import Content, MemoryBody
+from mirror.spool import PUNCH_BYTES, SpoolFile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from mirror.pieces import Piece
+    from mirror.source import Request
+    from mirror.stores import Ingest
+
+LINGER_S: Final = 5.0
+"""How long a transfer that nobody reads stays: a client that lost its connection comes back, and others are late."""
+AHEAD_BYTES_MAX: Final = 64 * 1024 * 1024
+"""How far a transfer runs ahead of its foremost reader; it bounds what is fetched for a client that has left. Also
+how far ahead of it a reader may begin: one that wants more is better served by a request of its own."""
+GATHERED_BYTES_MAX: Final = 2 * 1024 * 1024
+"""What waits in memory for the disk. While a thread writes, the next bytes are gathered."""
+PIECE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""How much a reader is given at a time: how far it got is known after each."""
+HELD_BACK_BYTES: Final = 64 * 1024
+"""The end of an object that is hashed, which nobody gets before the hash is known to be right."""
+FIRST_BYTES_S: Final = 10.0
+"""How long a reader waits for the bytes at its offset before it gets a request of its own."""
+ROOM_S: Final = 1.0
+"""How long a window waits for its slowest reader before it is given up."""
+
+log = logging.getLogger(__name__)
+
+
+class Bell:
+    """Wakes all who wait for something to change."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake them."""
+        event, self._event = self._event, asyncio.Event()
+        event.set()
+
+    async def wait(self) -> None:
+        """Wait for the next ring."""
+        await self._event.wait()
+
+
+class Transfer:
+    """One object in flight; made with the content that gives it, whole, and the file to put it into.
+
+    `changed` is called when it has ended, when it is `joinable` no more, and when it is `closed`.
+    """
+
+    def __init__(self, content: Content, file: Ingest, changed: Callable[[Transfer], None]) -> None:
+        assert content.descriptor.size is not None, "an object whose size is not told is not shared"
+        self.content = content
+        self.size = content.descriptor.size
+        self.failure: UnavailableError | None = None
+        self.descriptor = -1
+        self.verifies = file.verifies
+        self.closed = False
+        self._file = file
+        self._written = 0
+        self._verified = not file.verifies
+        self._start = 0  # what lies before was punched out
+        self._foremost = 0
+        self._readers: set[TransferBody] = set()
+        self._gathered: deque[bytes] = deque()
+        self._gathered_bytes = 0
+        self._fetched = 0  # gathered, on its way to the disk, or written
+        self._grown = Bell()
+        self._stirred = Bell()  # bytes were gathered or written, a reader moved, the source ended
+        self._changed = changed
+        self._lingering: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._feeding = asyncio.create_task(self._feed())
+        self._linger()
+
+    async def open(self, request: Request) -> Content | None:
+        """The part that `request` wants, once its first bytes are here; None when another source does better."""
+        positions = request.range.resolve(self.size) if request.range else range(self.size)
+        content = self.content
+        if not positions:
+            return Content(content.descriptor, range(0), MemoryBody(b""), content.origin, content.holder)
+        if not self.joinable or not self._start <= positions.start <= self._written + AHEAD_BYTES_MAX:
+            return None
+        body = TransferBody(self, positions)
+        try:
+            async with asyncio.timeout(FIRST_BYTES_S):
+                await self.reach(positions.start)
+        except BaseException as error:
+            await body.aclose()
+            if isinstance(error, TimeoutError | UnavailableError):
+                return None
+            raise
+        return Content(content.descriptor, positions, body, content.origin, content.holder, content.givers)
+
+    @property
+    def joinable(self) -> bool:
+        """Whether newcomers may read it: all is here, or on its way."""
+        return self.failure is None and self._closing is None
+
+    @property
+    def readable(self) -> int:
+        """How far readers may get now."""
+        return self._written if self._verified else min(self._written, max(0, self.size - HELD_BACK_BYTES))
+
+    async def reach(self, position: int) -> None:
+        """Wait until the byte at `position` can be read. Raises `UnavailableError` when that will not be."""
+        while self.readable <= position:
+            if self.failure is not None:
+                raise type(self.failure)(str(self.failure))
+            await self._grown.wait()
+
+    def join(self, reader: TransferBody) -> None:
+        """A reader comes."""
+        self._readers.add(reader)
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        self.progressed(reader)
+
+    def progressed(self, reader: TransferBody) -> None:
+        """A reader got further."""
+        self._foremost = max(self._foremost, reader.position)
+        self._stirred.ring()
+
+    def leave(self, reader: TransferBody) -> None:
+        """A reader goes."""
+        self._readers.discard(reader)
+        if not self._readers:
+            self._linger()
+
+    def check(self) -> None:
+        """Assert what always holds."""
+        assert 0 <= self._start <= self._written <= self.size
+        assert all(reader.position >= self._start for reader in self._readers)
+
+    async def aclose(self) -> None:
+        """Stop fetching, and free the file."""
+        self._stop()
+        assert self._closing is not None
+        await asyncio.shield(self._closing)
+
+    def _stop(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+            self._changed(self)
+
+    def _linger(self) -> None:
+        if self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(
+                0 if self.failure else LINGER_S, self._stop_lingering
+            )
+
+    def _stop_lingering(self) -> None:
+        self._lingering = None
+        wanted_by_store = self._file.keeps and not self._feeding.done()
+        if not self._readers and not wanted_by_store:
+            self._stop()
+
+    async def _close(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+        self._feeding.cancel()
+        await asyncio.wait([self._feeding])
+        await self._file.abort()
+        if self.descriptor >= 0:
+            await asyncio.to_thread(os.close, self.descriptor)
+        self.closed = True
+        self._changed(self)
+
+    async def _feed(self) -> None:
+        """Bring the object from its source into the file."""
+        reading = asyncio.create_task(self._read())
+        reading.add_done_callback(lambda _: self._stirred.ring())
+        try:
+            await self._write(reading)
+            await self._file.commit()
+            self._verified = True
+        except UnavailableError as error:
+            self.failure = error
+            log.warning("the transfer of %s ended at byte %d: %s", self.content.descriptor.digest, self._written, error)
+        finally:
+            if not self._verified or self._written < self.size:
+                self.failure = self.failure or UnavailableError("the transfer was given up")
+            reading.cancel()
+            await asyncio.wait([reading])
+            await self.content.body.aclose()
+            self._grown.ring()
+            self._changed(self)
+            if not self._readers:
+                self._linger()
+
+    async def _read(self) -> None:
+        async with aclosing(self.content.body.pieces()) as pieces:
+            async for piece in pieces:
+                async with aclosing(read_piece(piece)) as chunks:
+                    async for chunk in chunks:
+                        while self._gathered_bytes >= GATHERED_BYTES_MAX or self._far_ahead():
+                            await self._stirred.wait()
+                        self._gathered.append(chunk)
+                        self._gathered_bytes += len(chunk)
+                        self._fetched += len(chunk)
+                        self._stirred.ring()
+
+    async def _write(self, reading: asyncio.Task[None]) -> None:
+        while self._written < self.size:
+            while not self._gathered:
+                if reading.done():
+                    raise reading.exception() or UnavailableError("the source ended early")
+                await self._stirred.wait()
+            chunks, length = tuple(self._gathered), self._gathered_bytes
+            self._gathered.clear()
+            self._gathered_bytes = 0
+            await self._make_room(length)
+            if not await self._file.write(chunks):
+                raise UnavailableError("the disk took no more")
+            if self.descriptor < 0:
+                self.descriptor = self._file.reader()
+            self._written += length
+            self._stirred.ring()
+            self._grown.ring()
+
+    def _far_ahead(self) -> bool:
+        return self._fetched - self._foremost > AHEAD_BYTES_MAX and not self._file.keeps
+
+    async def _make_room(self, length: int) -> None:
+        """In a window: punch out what all readers have passed. Raises `UnavailableError` when that is not enough."""
+        file = self._file
+        if not isinstance(file, SpoolFile):
+            return
+        try:
+            async with asyncio.timeout(ROOM_S):
+                while self._written + length - self._start > file.room:
+                    passed = min((reader.position for reader in self._readers), default=0)
+                    passed -= passed % PUNCH_BYTES
+                    if passed <= self._start:
+                        await self._stirred.wait()
+                        continue
+                    start, self._start = self._start, passed  # nobody joins there from now on
+                    if not await file.punch(start, passed):
+                        raise UnavailableError("the spool is full, and its filesystem cannot free parts of a file")
+        except TimeoutError:
+            raise UnavailableError("the spool is full") from None
+
+
+class TransferBody:
+    """What one reader gets of a transfer; `position` is how far it is."""
+
+    def __init__(self, transfer: Transfer, positions: range) -> None:
+        self._transfer = transfer
+        self._stop = positions.stop
+        self._open = True
+        self.position = positions.start
+        transfer.join(self)
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The bytes as the file grows; raises `UnavailableError` where it grows no more."""
+        transfer = self._transfer
+        while self.position < self._stop:
+            await transfer.reach(self.position)
+            length = min(transfer.readable, self._stop) - self.position
+            piece = FilePiece(transfer.descriptor, self.position, min(length, PIECE_BYTES_MAX))
+            yield piece
+            self.position += piece.sent
+            transfer.progressed(self)
+            if piece.sent < piece.length:
+                raise UnavailableError(f"the spool cannot be read: {piece.failure}")
+
+    async def aclose(self) -> None:
+        """Leave the transfer to others."""
+        if self._open:
+            self._open = False
+            self._transfer.leave(self)

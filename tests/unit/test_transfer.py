@@ -1,0 +1,510 @@
+"""Transfers: fetched once, read by many, and never the reason that a pull fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import signal
+import socket
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from mirror import spool, transfer
+from mirror.errors import CorruptError, NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
+from mirror.metrics import Metrics
+from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository
+from mirror.pieces import Piece, moved, read_piece
+from mirror.registry import create_registry
+from mirror.resuming import resuming
+from mirror.single_flight import InFlight, Shared, Transfers
+from mirror.source import Content, Request, read_all
+from mirror.spool import PUNCH_BYTES, Spool
+from mirror.stores import Ingest, StoreEvent
+from tests.serving import serving
+
+DATA = random.Random(9).randbytes(12_000_000)
+DIGEST = Digest.of(DATA)
+BLOB = Request(Repository("registry.test", "lib/app"), Kind.BLOB, DIGEST)
+CHUNK_BYTES = 100_000
+SOON_S = 5.0
+
+
+@dataclass
+class Tap:
+    """A source that gives as much as the test lets it, and can fail."""
+
+    data: bytes = DATA
+    open_until: int = len(DATA)
+    given: int = 0
+    fails_at: int | None = None
+    failures: list[SourceError] = field(default_factory=list)
+    opened: list[Request] = field(default_factory=list)
+    closed: int = 0
+    origin: str = "upstream"
+
+    async def resolve(self, request: Request) -> Descriptor:
+        raise NotImplementedError
+
+    async def open(self, request: Request) -> Content:
+        self.opened.append(request)
+        await asyncio.sleep(0.01)
+        if self.failures:
+            raise self.failures.pop(0)
+        positions = request.range.resolve(len(self.data)) if request.range else range(len(self.data))
+        descriptor = Descriptor(OCTET_STREAM, request.digest, len(self.data))
+        return Content(descriptor, positions, Flow(self, positions), self.origin)
+
+
+@dataclass
+class Flow:
+    tap: Tap
+    positions: range
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        position = self.positions.start
+        while position < self.positions.stop:
+            if self.tap.fails_at is not None and position >= self.tap.fails_at:
+                raise UnavailableError("the tap burst")
+            while position >= self.tap.open_until:
+                await asyncio.sleep(0.005)
+            chunk = self.tap.data[position : min(position + CHUNK_BYTES, self.positions.stop, self.tap.open_until)]
+            await asyncio.sleep(0)
+            position += len(chunk)
+            self.tap.given = max(self.tap.given, position)
+            yield chunk
+
+    async def aclose(self) -> None:
+        self.tap.closed += 1
+
+
+class Nothing:
+    """A store that has nothing and keeps nothing."""
+
+    keeps = False
+    answering_since = None
+
+    async def resolve(self, request: Request) -> Descriptor:
+        raise NotFoundError("nothing")
+
+    async def open(self, request: Request) -> Content:
+        raise NotFoundError("nothing")
+
+    async def ingest(self, request: Request, size: int) -> Ingest | None:
+        return None
+
+    async def remember(self, request: Request, digest: Digest) -> None:
+        """Nothing."""
+
+    def watch(self) -> AsyncGenerator[list[StoreEvent], None]:
+        raise NotImplementedError
+
+
+@dataclass
+class Place:
+    transfers: Transfers
+    corrupt: list[tuple[Digest, list[str]]]
+
+    async def open(self, tap: Tap, request: Request = BLOB, *, verify: bool = False) -> Content:
+        return await self.transfers.open(request, tap, tap, verify=verify)
+
+    async def read(self, tap: Tap, request: Request = BLOB, *, verify: bool = False) -> bytes:
+        return await read_all((await self.open(tap, request, verify=verify)).body, len(tap.data))
+
+    async def over(self) -> None:
+        """Wait until no transfer is left."""
+        async with asyncio.timeout(SOON_S):
+            while self.transfers._running:
+                for each in self.transfers._running:
+                    each.check()
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def place(directory: Path, bytes_max: int = 10**9) -> AsyncGenerator[Place]:
+    corrupt: list[tuple[Digest, list[str]]] = []
+    async with Transfers(
+        Spool(directory, bytes_max), Nothing(), lambda digest, givers: corrupt.append((digest, givers))
+    ) as transfers:
+        yield Place(transfers, corrupt)
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """As on a full disk, no file grows beyond `size`."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def until(tap: Tap, given: int) -> None:
+    async with asyncio.timeout(SOON_S):
+        while tap.given < given:
+            await asyncio.sleep(0.005)
+
+
+async def test_an_object_is_fetched_once_for_all_who_want_it(tmp_path: Path) -> None:
+    tap = Tap()
+    async with place(tmp_path) as here:
+        bodies = await asyncio.gather(*(here.read(tap) for _ in range(50)))
+        assert all(DIGEST.matches(body) for body in bodies)
+        assert len(tap.opened) == 1
+
+
+async def test_a_reader_begins_where_it_wants_while_the_object_grows(tmp_path: Path) -> None:
+    tap = Tap(open_until=5_000_000)
+    async with place(tmp_path) as here:
+        first = asyncio.create_task(here.read(tap))
+        await until(tap, 5_000_000)
+        late = asyncio.create_task(here.read(tap, BLOB.in_part(ByteRange.starting_at(4_000_000))))
+        early = asyncio.create_task(here.read(tap, BLOB.in_part(ByteRange.starting_at(6_000_000))))
+        part = asyncio.create_task(here.read(tap, BLOB.in_part(ByteRange(100, 199))))
+        await asyncio.sleep(0.05)
+        assert part.done()
+        assert not early.done()
+        tap.open_until = len(DATA)
+        assert await first == DATA
+        assert await late == DATA[4_000_000:]
+        assert await early == DATA[6_000_000:]
+        assert await part == DATA[100:200]
+        assert len(tap.opened) == 1
+
+
+async def test_a_part_that_nobody_fetches_does_not_fetch_the_whole(tmp_path: Path) -> None:
+    tap = Tap()
+    async with place(tmp_path) as here:
+        part = ByteRange.starting_at(11_999_000)
+        assert await here.read(tap, BLOB.in_part(part)) == DATA[11_999_000:]
+        assert tap.opened == [BLOB.in_part(part)]
+
+
+async def test_from_the_first_byte_on_is_the_whole(tmp_path: Path) -> None:
+    tap = Tap()
+    async with place(tmp_path) as here:
+        bodies = await asyncio.gather(
+            here.read(tap, BLOB.in_part(ByteRange.starting_at(0))),
+            *(here.read(tap, BLOB.in_part(ByteRange.starting_at(start))) for start in (4_000_000, 8_000_000)),
+        )
+        assert bodies == [DATA, DATA[4_000_000:], DATA[8_000_000:]]
+        assert len(tap.opened) == 1
+
+
+async def test_a_range_beyond_the_end_of_an_object_in_flight_is_empty(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        tap = Tap()
+        content = await here.open(tap)
+        assert (await here.open(tap, BLOB.in_part(ByteRange.starting_at(len(DATA))))).positions == range(0)
+        await content.body.aclose()
+
+
+@pytest.mark.parametrize("failure", [RefusedError(401), RefusedError(404), OverQuotaError("slow down")])
+async def test_a_no_belongs_to_the_request_that_got_it_and_the_next_asks_for_itself(
+    tmp_path: Path, failure: SourceError
+) -> None:
+    tap = Tap(failures=[failure])
+    async with place(tmp_path) as here:
+        bodies = await asyncio.gather(*(here.read(tap) for _ in range(5)), return_exceptions=True)
+    assert bodies[0] is failure
+    assert bodies[1:] == [DATA] * 4
+    assert len(tap.opened) == 2
+
+
+async def test_each_request_asks_with_its_own_credentials(tmp_path: Path) -> None:
+    tap = Tap(failures=[RefusedError(401), RefusedError(403)])
+    requests = [
+        Request(BLOB.repository, Kind.BLOB, DIGEST, authorization=who) for who in (None, "Basic bob", "Basic alice")
+    ]
+    async with place(tmp_path) as here:
+        await asyncio.gather(*(here.read(tap, request) for request in requests), return_exceptions=True)
+    assert [request.authorization for request in tap.opened] == [None, "Basic bob", "Basic alice"]
+
+
+async def test_a_registry_that_does_not_answer_is_asked_once_for_all_who_wait(tmp_path: Path) -> None:
+    tap = Tap(failures=[UnavailableError("down")] * 5)
+    async with place(tmp_path) as here:
+        outcomes = await asyncio.gather(*(here.read(tap) for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(outcome, UnavailableError) for outcome in outcomes)
+        assert len(tap.opened) == 1
+        tap.failures.clear()
+        assert await here.read(tap) == DATA
+
+
+async def test_one_who_hangs_up_while_the_source_is_opened_leaves_the_others_a_chance(tmp_path: Path) -> None:
+    tap = Tap()
+    async with place(tmp_path) as here:
+        first, second = (asyncio.create_task(here.read(tap)) for _ in range(2))
+        await asyncio.sleep(0.005)
+        first.cancel()
+        assert await second == DATA
+
+
+async def test_readers_that_leave_do_not_stop_it_while_another_reads(tmp_path: Path) -> None:
+    tap = Tap(open_until=1_000_000)
+    async with place(tmp_path) as here:
+        contents = [await here.open(tap) for _ in range(5)]
+        for content in contents[1:]:
+            await content.body.aclose()
+        tap.open_until = len(DATA)
+        assert await read_all(contents[0].body, len(DATA)) == DATA
+
+
+async def test_it_lingers_for_a_client_that_comes_back_and_then_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "LINGER_S", 0.2)
+    before = descriptors()
+    tap = Tap(open_until=1_000_000)
+    async with place(tmp_path) as here:
+        await (await here.open(tap)).body.aclose()
+        content = await here.open(tap, BLOB.in_part(ByteRange.starting_at(500_000)))
+        await asyncio.sleep(0.4)
+        assert here.transfers._running, "somebody reads it"
+        await content.body.aclose()
+        await here.over()
+        assert len(tap.opened) == tap.closed == 1
+        tap.open_until = len(DATA)
+        assert await here.read(tap) == DATA
+        assert len(tap.opened) == 2
+        await here.over()
+    assert descriptors() == before
+
+
+async def test_it_runs_only_so_far_ahead_of_its_foremost_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "AHEAD_BYTES_MAX", 2_000_000)
+    monkeypatch.setattr(transfer, "PIECE_BYTES_MAX", 1_000_000)
+    tap = Tap()
+    async with place(tmp_path) as here:
+        content = await here.open(tap)
+        await asyncio.sleep(0.2)
+        assert tap.given <= 2_000_000 + 2 * CHUNK_BYTES
+        assert await read_all(content.body, len(DATA)) == DATA
+
+
+async def test_when_the_source_is_lost_it_goes_on_where_the_file_ends(tmp_path: Path) -> None:
+    tap, other = Tap(fails_at=5_000_000), Tap(origin="peer")
+    async with place(tmp_path) as here:
+        content = await here.transfers.open(BLOB, tap, other, verify=True)
+        assert await read_all(content.body, len(DATA)) == DATA
+        assert [request.range for request in other.opened] == [ByteRange(5_000_000, len(DATA) - 1)]
+        assert content.givers == ["upstream", "peer"]
+
+
+async def test_when_every_source_is_lost_readers_get_what_there_is_and_newcomers_begin_anew(tmp_path: Path) -> None:
+    tap = Tap(fails_at=3_000_000)
+    async with place(tmp_path) as here:
+        content = await here.open(tap)
+        received = bytearray()
+
+        async def receive() -> None:
+            async for piece in content.body.pieces():
+                async for chunk in read_piece(piece):
+                    received.extend(chunk)
+
+        with pytest.raises(UnavailableError):
+            await receive()
+        assert received == DATA[:3_000_000]
+        await content.body.aclose()
+        assert len(tap.opened) > 1
+        tap.fails_at = None
+        assert await here.read(tap) == DATA
+
+
+@pytest.mark.parametrize("limit", [0, 3_000_000])
+async def test_on_a_full_disk_readers_go_on_from_elsewhere(tmp_path: Path, limit: int) -> None:
+    tap = Tap()
+    async with place(tmp_path) as here:
+        with files_limited_to(limit):
+            content = resuming(tap, BLOB, await here.open(tap))
+            assert await read_all(content.body, len(DATA)) == DATA
+        await here.over()
+
+
+async def test_beyond_the_limit_of_the_spool_objects_are_relayed(tmp_path: Path) -> None:
+    tap = Tap()
+    async with place(tmp_path, bytes_max=len(DATA) - 1) as here:
+        assert await asyncio.gather(*(here.read(tap) for _ in range(3))) == [DATA] * 3
+        assert len(tap.opened) == 3
+        with pytest.raises(UnavailableError):
+            await here.open(tap, verify=True)
+
+
+async def test_the_room_of_a_transfer_that_is_over_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "LINGER_S", 0.0)
+    async with place(tmp_path, bytes_max=len(DATA)) as here:
+        for number in range(1, 4):
+            tap = Tap()
+            assert await here.read(tap, verify=True) == DATA, number
+            await here.over()
+
+
+async def test_a_window_holds_a_part_of_a_large_object_and_every_byte_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "WINDOW_BYTES", 4 * PUNCH_BYTES)
+    monkeypatch.setattr(transfer, "AHEAD_BYTES_MAX", PUNCH_BYTES)
+    monkeypatch.setattr(transfer, "PIECE_BYTES_MAX", 1_000_000)
+    data = random.Random(3).randbytes(80_000_000)
+    tap = Tap(data, len(data))
+    request = BLOB.by_digest(Digest.of(data))
+    async with place(tmp_path, bytes_max=5 * PUNCH_BYTES) as here:
+        app = create_registry(Shared(here.transfers, tap, tap), Metrics().face("client"))
+        async with serving(app) as url, aiohttp.ClientSession() as session:
+            hashed, size = request.digest.hasher(), 0
+            async with session.get(f"{url}/v2/lib/app/blobs/{request.digest}?ns=registry.test") as response:
+                async for chunk in response.content.iter_any():
+                    hashed.update(chunk)
+                    size += len(chunk)
+                    for each in here.transfers._running:
+                        assert os.fstat(each.descriptor).st_blocks * 512 <= 5 * PUNCH_BYTES
+            assert (size, hashed.hexdigest()) == (len(data), request.digest.hex)
+        assert len(tap.opened) == 1
+
+
+async def test_nobody_joins_where_a_window_has_a_hole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "WINDOW_BYTES", 4 * PUNCH_BYTES)
+    monkeypatch.setattr(transfer, "AHEAD_BYTES_MAX", PUNCH_BYTES)
+    monkeypatch.setattr(transfer, "PIECE_BYTES_MAX", 1_000_000)
+    data = random.Random(4).randbytes(60_000_000)
+    tap = Tap(data, len(data))
+    request = BLOB.by_digest(Digest.of(data))
+    async with place(tmp_path, bytes_max=5 * PUNCH_BYTES) as here:
+        content = await here.open(tap, request)
+        received = 0
+        async for piece in content.body.pieces():
+            async for chunk in read_piece(piece):
+                received += len(chunk)
+            if received > 50_000_000:
+                break
+        assert await here.read(tap, request) == data
+        assert len(tap.opened) == 2
+        await content.body.aclose()
+
+
+async def test_hashed_bytes_that_are_right_are_given_to_the_end(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        assert await here.read(Tap(), verify=True) == DATA
+        assert here.corrupt == []
+
+
+async def test_the_end_of_wrong_bytes_is_given_to_nobody_and_their_giver_is_named(tmp_path: Path) -> None:
+    tap = Tap(DATA[:-1] + b"x")
+    async with place(tmp_path) as here:
+        content = await here.open(tap, verify=True)
+        with pytest.raises(CorruptError):
+            await read_all(content.body, len(DATA))
+        assert here.corrupt == [(DIGEST, ["upstream"])]
+        assert await here.read(Tap(), verify=True) == DATA, "wrong bytes are not shared with those who come later"
+
+
+async def test_a_transfer_that_is_not_hashed_is_not_shared_with_who_wants_it_verified(tmp_path: Path) -> None:
+    wrong, right = Tap(b"x" + DATA[1:]), Tap()
+    async with place(tmp_path) as here:
+        assert await here.read(wrong) != DATA
+        assert await here.read(right, verify=True) == DATA
+        assert await here.read(wrong) == DATA
+
+
+async def test_what_is_in_flight_is_given_to_peers_in_the_name_of_the_same_registry_alone(tmp_path: Path) -> None:
+    tap = Tap(open_until=1_000_000)
+    async with place(tmp_path) as here:
+        peers = InFlight(here.transfers)
+        with pytest.raises(NotFoundError):
+            await peers.open(BLOB)
+        content = await here.open(tap)
+        follower = await peers.open(BLOB)
+        assert (await peers.resolve(BLOB)).size == len(DATA)
+        elsewhere = Request(Repository("other.test", "lib/app"), Kind.BLOB, DIGEST)
+        for ask in (peers.open, peers.resolve):
+            with pytest.raises(NotFoundError):
+                await ask(elsewhere)
+        tap.open_until = len(DATA)
+        assert await read_all(follower.body, len(DATA)) == DATA
+        await content.body.aclose()
+        assert len(tap.opened) == 1
+
+
+@pytest.mark.timeout(60)
+async def test_a_thousand_slow_readers_cost_neither_threads_nor_memory(tmp_path: Path) -> None:
+    tap = Tap()
+    request = f"GET /v2/lib/app/blobs/{DIGEST}?ns=registry.test HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    loop = asyncio.get_running_loop()
+    async with place(tmp_path) as here, AsyncExitStack() as stack:
+        app = create_registry(Shared(here.transfers, tap, tap), Metrics().face("client"))
+        url = await stack.enter_async_context(serving(app))
+        host, port = url.removeprefix("http://").split(":")
+
+        async def slow_reader() -> socket.socket:
+            reader = stack.enter_context(socket.socket())
+            reader.setblocking(False)
+            await loop.sock_connect(reader, (host, int(port)))
+            await loop.sock_sendall(reader, request)
+            assert await loop.sock_recv(reader, 15) == b"HTTP/1.1 200 OK"
+            return reader
+
+        for _ in range(10):
+            await slow_reader()
+        await asyncio.sleep(0.3)
+        threads, memory = threading.active_count(), resident_bytes()
+        readers = [await slow_reader() for _ in range(990)]
+        assert threading.active_count() <= threads
+        assert resident_bytes() - memory < 990 * 30_000
+        assert len(tap.opened) == 1
+        received = b""
+        while len(received.partition(b"\r\n\r\n")[2]) < len(DATA):
+            received += await loop.sock_recv(readers[-1], 2**22)
+        assert DIGEST.matches(received.partition(b"\r\n\r\n")[2])
+        for reader in readers:
+            reader.close()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+async def test_requests_that_are_given_up_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "LINGER_S", 0.05)
+    tap = Tap(DATA[:300_000], 200_000)
+    request = BLOB.by_digest(Digest.of(tap.data))
+    before = descriptors()
+    async with place(tmp_path) as here:
+
+        async def give_up(number: int) -> None:
+            opening = asyncio.create_task(here.open(tap, request))
+            for _ in range(number % 7):
+                await asyncio.sleep(0.002)
+            opening.cancel()
+            try:
+                content = await opening
+            except asyncio.CancelledError:
+                return
+            async for piece in content.body.pieces():
+                assert moved(piece) == 0
+                break
+            await content.body.aclose()
+
+        for batch in range(20):
+            await asyncio.gather(*(give_up(batch + number) for number in range(100)))
+        await here.over()
+        assert not here.transfers._openings
+        assert len(asyncio.all_tasks()) == 1
+    assert descriptors() == before
