@@ -32,7 +32,7 @@ SILENCE_S: Final = 3.0
 """How long a peer may take to answer with its first bytes, and how long it may be silent after them. A stopped
 process still accepts connections (its kernel does), so this is what finds it out."""
 HEAD_BYTES_MAX: Final = 16 * 1024
-READ_BYTES: Final = 64 * 1024
+READ_BYTES: Final = 16 * 1024
 """How much is asked for while a head is read. What comes of the body with it goes through Python."""
 IDLE_S: Final = 30.0
 """How long a connection waits for its next use: less than `mirror.http_server.KEEP_ALIVE_S`, so that it is rarely the

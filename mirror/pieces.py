@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 FILE_READ_BYTES: Final = 1024 * 1024
 """How much of a file is read at a time, in a thread. Larger reads cost memory per transfer and save little."""
-SOCKET_READ_BYTES: Final = 256 * 1024
-"""How much is read from a connection at a time; the event loop turns between two reads."""
+SOCKET_READ_BYTES: Final = 64 * 1024
+"""How much is read from a connection at a time; the event loop turns between two reads. A server without zero copy
+holds that much for each client that is slow."""
 
 
 @dataclass(slots=True)
