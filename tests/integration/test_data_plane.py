@@ -29,7 +29,7 @@ AT_ONCE = 50
 START_S = 20.0
 SETTLE_S = 10.0
 READER_BYTES_MAX = {"store": 50_000, "relay": 200_000}
-"""What a client that reads next to nothing may cost. (A relay has a number of pipes; beyond that it reads and sends.)"""
+"""What a client that reads next to nothing may cost. (Relays have only so many pipes; the others read their bytes.)"""
 
 
 @dataclass

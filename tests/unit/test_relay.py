@@ -184,8 +184,11 @@ async def test_a_client_that_leaves_ends_the_peers_transfer() -> None:
     ended = asyncio.Event()
 
     async def endless(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {1000 * SIZE}\r\n\r\n".encode())
         try:
-            await answering_then(SIZE)(heard, writer)
+            while True:
+                writer.write(DATA)
+                await writer.drain()
         except ConnectionError:
             ended.set()
 
