@@ -212,7 +212,8 @@ class Settings:
         _size,
         "How much of what arrives is kept, by a lease, although containerd would throw it away, as it does with "
         "discard_unpacked_layers; the oldest goes first. It costs that much disk, also for images that were removed. "
-        "0 keeps nothing and releases what was kept; after an uninstall, `ctr -n k8s.io leases rm skvaller` does.",
+        "0 keeps nothing, and releases what was kept. After an uninstall, `ctr -n k8s.io leases rm skvaller` releases "
+        "everything.",
         default=0,
     )
 

@@ -47,7 +47,6 @@ class Pins:
         self._content = content
         self._absence = absence
         self._pinned = Newest(bytes_max)
-        self._taken_over = False
         self._news: deque[StoreEvent] = deque()
         self._woken = asyncio.Event()
 
@@ -68,14 +67,17 @@ class Pins:
                 await self._absence.wait(reason)
 
     async def _hold(self, containerd: Containerd) -> NoReturn:
+        """Count what the leases hold already, then make and keep them equal to the bookkeeping.
+
+        What is listed and gone, or too old, is thereby released, whether an earlier run left it or a call failed.
+        Raises `UnavailableError`, after which to start over.
+        """
         held: dict[str, set[Digest]] = {}
         for namespace in self._namespaces:
             await containerd.create_lease(namespace, LEASE)
             held[namespace] = await containerd.leased(namespace, LEASE)
-        if not self._taken_over:
-            pins = [await self._pin(digest) for digest in set().union(*held.values())]
-            self._pinned.add(pin for pin in pins if pin is not None)
-            self._taken_over = True
+        pins = [await self._pin(digest) for digest in set().union(*held.values())]
+        self._pinned.add(pin for pin in pins if pin is not None)
         self._absence.over()
         while True:
             self._woken.clear()

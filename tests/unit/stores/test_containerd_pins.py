@@ -17,7 +17,9 @@ from google.protobuf.empty_pb2 import Empty
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mirror.app import create_store
 from mirror.oci import OCI_INDEX, Digest
+from mirror.settings import load
 from mirror.stores import ContentAdded, ContentRemoved
 from mirror.stores.containerd import ContainerdSettings, ContainerdStore, client, unpinned
 from mirror.stores.containerd.api.leases_pb2 import (
@@ -254,7 +256,7 @@ async def test_what_vanished_before_it_could_be_looked_at_is_not_held(tmp_path: 
 
 
 async def test_an_object_that_the_disk_does_not_tell_of_keeps_no_other_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoiled, sound = add(tmp_path, b"spoiled"), add(tmp_path, b"sound")
     stat = os.stat
@@ -272,6 +274,7 @@ async def test_an_object_that_the_disk_does_not_tell_of_keeps_no_other_back(
                 patch.setattr(os, "stat", stat_or_fail)
                 pins.note([ContentAdded(spoiled), ContentAdded(sound)])
                 await eventually(lambda: leases.held == in_both(sound))
+    assert caplog.records == []
 
 
 async def test_what_an_earlier_run_held_is_counted_by_age_and_released_when_its_file_is_gone(tmp_path: Path) -> None:
@@ -333,6 +336,28 @@ async def test_without_a_containerd_what_comes_is_told_all_the_same_and_one_warn
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(batches), 0.5)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize(("size", "held"), [("1K", True), ("3", False), ("0", False)])
+async def test_the_setting_decides_how_much_is_held(tmp_path: Path, size: str, held: bool) -> None:
+    (tmp_path / "blobs" / "sha256").mkdir(parents=True)
+    flags = {"store": "containerd", "containerd_namespaces": ",".join(NAMESPACES), "containerd_pin_bytes_max": size}
+    flags |= {"containerd_socket": str(tmp_path / "sock"), "containerd_content_dir": str(tmp_path)}
+    digest = Digest.of(b"four")
+    async with Leases().listen(tmp_path / "sock") as leases:
+        async with aclosing(create_store(load(flags, {}, None)).watch()) as batches:
+            assert await anext(batches) == []
+            (tmp_path / "new").write_bytes(b"four")
+            (tmp_path / "new").rename(tmp_path / "blobs" / "sha256" / digest.hex)
+            assert await asyncio.wait_for(anext(batches), 1) == [ContentAdded(digest)]
+            following = asyncio.ensure_future(anext(batches))
+            if held:
+                await eventually(lambda: leases.held == in_both(digest))
+            else:
+                await asyncio.sleep(0.2)
+                assert not any(leases.held.values())
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 @pytest.mark.parametrize("pin_bytes_max", [0, 1000])
@@ -402,6 +427,7 @@ async def test_layers_that_vanish_with_their_manifest_are_no_reason_to_warn(
             index = add(tmp_path, manifest_of(layer, mediaType=OCI_INDEX))
             keeper.note([ContentAdded(digest) for digest in (other, index, manifest, layer)])
             keeper.note([ContentRemoved(layer)])
+            await asyncio.sleep(0.02)  # a garbage collection deletes one file after the other
             remove(tmp_path, manifest)
             keeper.note([ContentRemoved(manifest)])
             await asyncio.sleep(0.3)
