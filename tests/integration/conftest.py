@@ -1,15 +1,41 @@
-"""The lab as a fixture, and its logs in the report of a test that fails."""
+"""The lab as a fixture, its logs in the report of a test that fails, and the choice of another containerd."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab import Lab
+from tests.lab.fetch_containerd import FetchError, find
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--containerd`."""
+    parser.addoption(
+        "--containerd",
+        metavar="NAME-OR-DIRECTORY",
+        help="the containerd of the lab's nodes: what `python -m tests.lab.fetch_containerd` fetched under this name, "
+        "or the directory of its programs; default: the one on PATH",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the chosen containerd first on PATH, where the lab finds its programs (and containerd finds its shim)."""
+    chosen = config.getoption("containerd")
+    if chosen is None:
+        return
+    try:
+        directory = find(chosen)
+    except FetchError as error:
+        raise pytest.UsageError(f"--containerd: {error}") from error
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PATH", str(directory), prepend=os.pathsep)
+    config.add_cleanup(patch.undo)
 
 
 @pytest.fixture

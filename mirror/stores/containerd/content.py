@@ -139,10 +139,10 @@ class ContentDirectory:
                     inotify.add_watch(blobs / algorithm, _ARRIVED | _LEFT | _DIRECTORY_ITSELF)
         except OSError as error:
             return None, _advice(error)
-        if nearest == self._path:
+        if nearest in {self._path, self._path.parent}:
+            # containerd 1.7 and later make it when they pull their first image; until then only their root is there.
             return inotify, ""
-        # containerd 1.7 and later make it when they pull their first image.
-        return inotify, f"{self._path} does not exist (yet); is it mounted where the agent runs?"
+        return inotify, f"{self._path.parent} does not exist (yet); is it mounted where the agent runs?"
 
     async def _rescan(self, told: set[Digest]) -> list[StoreEvent]:
         """List everything, bring `told` up to date, and return the difference. Raises `OSError`."""

@@ -100,15 +100,15 @@ async def test_directories_that_do_not_exist_yet_are_followed_once_they_do(tmp_p
         assert await told_until(changes, ContentAdded(second)) == [ContentAdded(second)]
 
 
-async def test_a_directory_that_does_not_exist_is_named_in_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("path", "warnings"), [("root/content", 1), ("content", 0)])
+async def test_one_warning_names_containerds_root_when_it_is_not_there_and_none_is_given_before_the_first_pull(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, warnings: int
 ) -> None:
-    async with aclosing(ContentDirectory(tmp_path / "missing", 0.05).changes()) as changes:
+    async with aclosing(ContentDirectory(tmp_path / path, 0.05).changes()) as changes:
         assert await anext(changes) == []
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(changes), 0.3)
-    assert len(caplog.records) == 1
-    assert str(tmp_path / "missing") in caplog.text
+    assert [str(tmp_path / "root") in record.getMessage() for record in caplog.records] == [True] * warnings
 
 
 async def test_a_directory_that_cannot_be_listed_loses_nothing_that_was_told(
