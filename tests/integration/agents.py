@@ -22,7 +22,7 @@ COMMAND = (sys.executable, "-m", "mirror")
 CLIENT_PORT, PEER_PORT, PUBLISH_PORT, ROUTER_PORT, METRICS_PORT = 29990, 29991, 29992, 29993, 29994
 READY_TIMEOUT_S = 20.0
 POLL_S = 0.02
-SECRET = bytes(range(48))
+SECRET = bytes(range(64, 112))
 
 
 class Agent:

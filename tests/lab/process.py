@@ -128,25 +128,25 @@ async def run(
     environment: Mapping[str, str] | None = None,
     timeout_s: float = COMMAND_TIMEOUT_S,
 ) -> str:
-    """Run a command to its end and return what it wrote. Raises `CommandError`."""
+    """Run a command to its end and return what it printed, less its errors and warnings. Raises `CommandError`."""
     words = [*within(namespace), *(str(argument) for argument in command)]
     process = await asyncio.create_subprocess_exec(
         *words,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stderr=asyncio.subprocess.PIPE,
         env=os.environ | dict(environment or {}),
     )
     try:
         async with asyncio.timeout(timeout_s):
-            output, _ = await process.communicate()
+            output, errors = await process.communicate()
     except TimeoutError:
         raise CommandError(f"{' '.join(words)}: no end after {timeout_s:g} s") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    text = output.decode(errors="replace")
     if process.returncode != 0:
+        text = (output + errors).decode(errors="replace")
         raise CommandError(f"{' '.join(words)}: exit status {process.returncode}\n{text}")
-    return text
+    return output.decode(errors="replace")
