@@ -356,7 +356,7 @@ async def test_a_window_that_is_not_in_memory_is_read_by_a_thread(app: App, monk
     async with serving(app) as url, client(url) as http:
         await http.ask(request("/file"))
         assert await http.answer() == DATA
-    assert len(asked) == -(-len(DATA) // movers.WINDOW_BYTES)
+    assert len(asked) == -(-len(DATA) // movers.WINDOW_BYTES), "each window was looked at once"
 
 
 async def test_a_disk_that_does_not_answer_is_given_up(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
