@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request as HttpRequest
     from starlette.types import Receive, Scope, Send
 
-    from mirror.oci import Descriptor
+    from mirror.oci import Descriptor, Reference
     from mirror.pieces import Piece
     from mirror.source import Content, Source
 
@@ -180,10 +180,23 @@ def read_request(http: HttpRequest, kind: Kind, itself: str) -> Request:
         repository=repository,
         kind=kind,
         reference=reference,
-        range=ByteRange.parse(http.headers.get("range")),
+        range=_read_range(http, reference),
         accept=", ".join(http.headers.getlist("accept")),
         authorization=http.headers.get("authorization"),
     )
+
+
+def _read_range(http: HttpRequest, reference: Reference) -> ByteRange | None:
+    """The part that is asked for; the whole when the client has a part of another object (RFC 9110, "If-Range")."""
+    condition = http.headers.get("if-range")
+    if condition is not None and condition != _entity_tag(reference):
+        return None
+    return ByteRange.parse(http.headers.get("range"))
+
+
+def _entity_tag(reference: Reference) -> str:
+    """The ETag of an object is its digest. What a tag means is not known yet, so it is no entity's tag."""
+    return f'"{reference}"'
 
 
 def describe(descriptor: Descriptor) -> dict[str, str]:
@@ -191,7 +204,7 @@ def describe(descriptor: Descriptor) -> dict[str, str]:
     headers = {
         "Content-Type": descriptor.media_type,
         "Docker-Content-Digest": str(descriptor.digest),
-        "ETag": f'"{descriptor.digest}"',
+        "ETag": _entity_tag(descriptor.digest),
         "Accept-Ranges": "bytes",
     }
     if descriptor.size is not None:

@@ -178,6 +178,19 @@ async def test_a_range_of_a_blob_is_given(face: Face) -> None:
                 assert response.status in {200, 206}
 
 
+async def test_a_range_is_given_only_if_the_client_has_a_part_of_the_same_object(face: Face) -> None:
+    digest, size = face.layers[0]
+    for condition, length in [
+        (f'"{digest}"', 10),
+        (f'"{face.manifest}"', size),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", size),
+    ]:
+        headers = {"Range": "bytes=0-9", "If-Range": condition}
+        async with face.request("GET", f"{NAME}/blobs/{digest}", **headers) as response:
+            assert response.headers["ETag"] == f'"{digest}"'
+            assert len(await response.read()) == length
+
+
 async def test_a_range_of_a_manifest_is_given(face: Face) -> None:
     async with face.request("GET", f"{NAME}/manifests/{face.manifest}", Range="bytes=10-") as response:
         assert response.status == 206
