@@ -1,0 +1,40 @@
+{{/* The name of everything: the release's, with the chart's when that is not in it. */}}
+{{- define "skvaller.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* The labels by which the pods are found. They never change. */}}
+{{- define "skvaller.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "skvaller.labels" -}}
+{{ include "skvaller.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{/* What both containers may do: be root, and nothing more. */}}
+{{- define "skvaller.securityContext" -}}
+runAsUser: 0
+runAsGroup: 0
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+seccompProfile:
+  type: RuntimeDefault
+{{- with .Values.seLinuxOptions }}
+seLinuxOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* SKVALLER_REGISTRIES: NAME=URL or NAME=URL,ca_file=PATH, separated by spaces. */}}
+{{- define "skvaller.registries" -}}
+{{- range $index, $registry := .Values.registries }}
+{{- if $index }} {{ end }}{{ $registry.name }}={{ $registry.url }}
+{{- with $registry.caFile }},ca_file=/etc/skvaller/ca/{{ . }}{{ end }}
+{{- end }}
+{{- end }}

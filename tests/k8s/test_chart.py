@@ -1,0 +1,164 @@
+"""What the chart renders, for every documented kind of cluster."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.k8s.render_manifests import MANIFESTS, manifests
+from tests.k8s.tools import CHART, KUBE_VERSION, ROOT, HelmError, helm, render
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+yaml: Any = pytest.importorskip("yaml")
+kubernetes_validate: Any = pytest.importorskip("kubernetes_validate")
+
+VALUES_FILES: Final = sorted((ROOT / "k8s" / "values").glob("*.yaml"))
+EVERYTHING: Final = (
+    "--set=zone=north,caConfigMap=authorities,priorityClassName=,podMonitor.enabled=true,podLabels.team=a",
+    "--set=registries[0].name=registry.corp,registries[0].url=https://10.1.2.3,registries[0].caFile=ca.pem",
+    "--set=registries[1].name=docker.io,registries[1].url=https://cache.example.com",
+    "--set=seLinuxOptions.type=spc_t,imagePullSecrets[0]=pull,podAnnotations.note=x,maxUnavailable=10%",
+    "--set=hosts.registries[0]=docker.io,hosts.registries[1]=registry.corp=https://10.1.2.3",
+    "--set=extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy:3128",
+)
+"""Every value that is off or empty at first."""
+
+pytestmark = pytest.mark.timeout(1800)  # the first test that needs helm may have to build it
+
+
+def objects(*arguments: str | Path) -> dict[str, Any]:
+    """The rendered objects by their kind, of which there is one each."""
+    rendered = [part for part in yaml.safe_load_all(render(*arguments)) if part]
+    by_kind = {part["kind"]: part for part in rendered}
+    assert len(by_kind) == len(rendered)
+    return by_kind
+
+
+def container(name: str, *arguments: str | Path) -> dict[str, Any]:
+    """A container of the rendered DaemonSet."""
+    containers = objects(*arguments)["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    found: dict[str, Any] = next(part for part in containers if part["name"] == name)
+    return found
+
+
+def environment(*arguments: str | Path) -> dict[str, str]:
+    """The agent's environment, as far as it is given as text."""
+    return {entry["name"]: entry["value"] for entry in container("agent", *arguments)["env"] if "value" in entry}
+
+
+@pytest.mark.parametrize("values", VALUES_FILES, ids=lambda path: path.stem)
+def test_every_values_file_is_free_of_complaints(values: Path) -> None:
+    helm("lint", "--strict", "--kube-version", KUBE_VERSION, CHART, "--values", values)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], list(EVERYTHING), *(["--values", str(values)] for values in VALUES_FILES)],
+    ids=["defaults", "everything", *(values.stem for values in VALUES_FILES)],
+)
+def test_every_object_is_one_that_kubernetes_knows(arguments: list[str]) -> None:
+    for kind, part in objects(*arguments).items():
+        if kind != "PodMonitor":  # its schema is the Prometheus operator's
+            kubernetes_validate.validate(part, KUBE_VERSION.rpartition(".")[0], strict=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "nosuchvalue=1",
+        "image.nosuchvalue=1",
+        "ports.client=80",
+        "ports.client=70000",
+        "containerd.socket=run/containerd.sock",
+        "containerd.pinBytesMax=much",
+        "hosts.registries[0]=a;reboot",
+        "hosts.intervalSeconds=0",
+        "registries[0].name=docker.io",
+        "logLevel=loud",
+        "maxUnavailable=0",
+        "secret.existingSecret=Not_A_Name",
+    ],
+)
+def test_the_schema_refuses(wrong: str) -> None:
+    with pytest.raises(HelmError, match="values don't meet the specifications of the schema"):
+        render("--set", wrong)
+
+
+def test_the_manifests_are_what_the_chart_renders() -> None:
+    # When this fails: `python -m tests.k8s.render_manifests`, and look at the difference.
+    assert MANIFESTS.read_text() == manifests()
+
+
+def test_the_secret_is_text_of_32_random_bytes_and_stays() -> None:
+    first, second = (objects()["Secret"] for _ in range(2))
+    assert len(base64.b64decode(base64.b64decode(first["data"]["secret"]), validate=True)) == 32
+    assert first["data"] != second["data"]
+    assert first["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_an_existing_secret_is_used_and_none_is_made() -> None:
+    arguments = ("--set=secret.existingSecret=mine,secret.key=key",)
+    parts = objects(*arguments)
+    assert "Secret" not in parts
+    volumes = {volume["name"]: volume for volume in parts["DaemonSet"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["secret"]["secret"]["secretName"] == "mine"
+    assert environment(*arguments)["SKVALLER_SECRET_FILE"] == "/etc/skvaller/secret/key"
+
+
+def test_no_right_in_the_kubernetes_api_is_asked_for() -> None:
+    assert objects(*EVERYTHING).keys() == {"DaemonSet", "PodMonitor", "Secret", "Service"}
+    assert objects()["DaemonSet"]["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("name", ["agent", "hosts"])
+def test_a_container_has_the_rights_it_needs_and_no_others(name: str) -> None:
+    context = container(name)["securityContext"]
+    assert (
+        context.pop("capabilities")
+        == {
+            "agent": {"drop": ["ALL"]},
+            "hosts": {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]},
+        }[name]
+    )
+    assert context == {
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def test_the_agent_may_write_only_its_state_and_its_spool() -> None:
+    writable = {mount["name"] for mount in container("agent")["volumeMounts"] if not mount.get("readOnly")}
+    assert writable == {"state", "tmp"}
+
+
+def test_the_seeds_are_the_name_of_the_headless_service() -> None:
+    service = objects()["Service"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    port = service["spec"]["ports"][0]["port"]
+    metadata = service["metadata"]
+    assert environment()["SKVALLER_SEEDS"] == f"{metadata['name']}.{metadata['namespace']}.svc:{port}"
+
+
+def test_registries_reach_the_agent_with_their_certificates() -> None:
+    assert environment(*EVERYTHING)["SKVALLER_REGISTRIES"] == (
+        "registry.corp=https://10.1.2.3,ca_file=/etc/skvaller/ca/ca.pem docker.io=https://cache.example.com"
+    )
+
+
+def test_the_pod_monitor_scrapes_the_port_that_the_agent_names() -> None:
+    endpoint = objects(*EVERYTHING)["PodMonitor"]["spec"]["podMetricsEndpoints"][0]
+    assert endpoint["port"] in {port["name"] for port in container("agent")["ports"]}
+
+
+def test_without_hosts_nothing_of_the_nodes_configuration_is_touched() -> None:
+    pod = objects("--set=hosts.enabled=false")["DaemonSet"]["spec"]["template"]["spec"]
+    assert [part["name"] for part in pod["containers"]] == ["agent"]
+    assert not any("certs.d" in volume.get("hostPath", {}).get("path", "") for volume in pod["volumes"])
