@@ -116,7 +116,7 @@ class Registry:
             async with asyncio.timeout(ANSWER_S_MAX):
                 if http.method == "HEAD":
                     return self._description(await self._source.resolve(request))
-                return await self._content(await self._source.open(request))
+                return await self._content(await self._source.open(request), request.range)
         except RequestError as error:
             return self._error(error.code, str(error))
         except RefusedError as error:
@@ -135,10 +135,10 @@ class Registry:
             del response.headers["content-length"]
         return response
 
-    async def _content(self, content: Content) -> Response:
+    async def _content(self, content: Content, asked: ByteRange | None) -> Response:
         positions, size = content.positions, content.descriptor.size
         if positions is None or positions or not size:
-            return ContentResponse(content, self._observer)
+            return ContentResponse(content, asked, self._observer)
         await content.body.aclose()
         return self._error(
             Code.RANGE_INVALID,
@@ -212,6 +212,17 @@ def describe(descriptor: Descriptor) -> dict[str, str]:
     return headers
 
 
+def _is_part(content: Content, asked: ByteRange | None) -> bool:
+    """Whether the answer is the part that was asked for (206), which may be the whole.
+
+    To `bytes=0-` a whole object with a 200 would be right too, but then containerd asks for no parts in parallel.
+    """
+    size = content.descriptor.size
+    if content.partial or asked is None or not size:
+        return content.partial
+    return content.positions == asked.resolve(size)
+
+
 class ContentResponse(Response):
     """Streams a content. Pure ASGI: the bytes pass through no other layer.
 
@@ -220,19 +231,20 @@ class ContentResponse(Response):
     its offset. (A reset, or a complete body with wrong bytes, would fail its pull.)
     """
 
-    def __init__(self, content: Content, observer: Observer) -> None:
+    def __init__(self, content: Content, asked: ByteRange | None, observer: Observer) -> None:
         self._content = content
         self._observer = observer
         positions, size = content.positions, content.descriptor.size
+        part = _is_part(content, asked)
         headers = describe(content.descriptor)
         headers[SOURCE_HEADER] = content.origin
         if content.holder:
             headers[HOLDER_HEADER] = content.holder
         if positions is not None:
             headers["Content-Length"] = str(len(positions))
-        if content.partial and positions is not None:
+        if part and positions is not None:
             headers["Content-Range"] = f"bytes {positions.start}-{positions.stop - 1}/{size}"
-        super().__init__(status_code=206 if content.partial else 200, headers=headers)
+        super().__init__(status_code=206 if part else 200, headers=headers)
         self._length_known = positions is not None
         if positions is None:
             del self.headers["content-length"]
