@@ -11,6 +11,7 @@ import pytest
 from gossip import Node as GossipNode
 from tests.integration.agents import Agent, observer, seen, start_agents, tag_seen
 from tests.lab import Image, Lab, Login, Node, PullError, Registry, require
+from tests.lab.images import HERE
 
 MEGABYTE = 1_000_000
 FRESH_S = 1.0
@@ -56,8 +57,10 @@ async def test_one_node_pulls_from_upstream_and_the_others_from_it_also_when_ups
 
     cluster.registry.forget()
     await two.pull(image.name, via="ctr")
-    assert two.content() == image.objects()
-    assert cluster.registry.bytes_sent() == 0, "the second copy came from the first node"
+    # Since containerd 2, ctr also fetches the manifests and configs of the other architectures.
+    assert two.content() >= image.objects()
+    assert not two.content() & set(image.layers("arm64" if HERE == "amd64" else "amd64"))
+    assert [cluster.registry.bytes_sent(digest) for digest in image.objects()] == [0] * len(image.objects())
     await cluster.holds(image, "n1", "n2")
 
     await cluster.registry.stop()
