@@ -30,11 +30,10 @@ MIRROR, GO, NGINX = "skvaller", "Go ReverseProxy", "nginx proxy_pass"
 SOURCE = "http://127.0.0.1:9001"
 KEEP_ALIVE = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 BUFFERS = "proxy_buffers 16 64k; proxy_max_temp_file_size 0;"
-CASES = [  # name, connections, downloads a round
-    ("1 GB, one connection", 1, 2),
-    ("1 GB, 4 connections", 4, 4),
+CASES = [  # name, connections, downloads a round, least throughput, most CPU
+    ("1 GB, one connection", 1, 2, 2.5, 0.35),
+    ("1 GB, 4 connections (Go has both cores, the mirror one)", 4, 4, None, 0.35),
 ]
-RATE, CPU = 2.5, 0.35
 
 
 def main(rounds: int) -> None:
@@ -56,7 +55,7 @@ def main(rounds: int) -> None:
             server(GO, 9003, proxy, "127.0.0.1:9003", SOURCE) as go,
             nginx(NGINX, 9004, directory, f"proxy_pass http://source; {KEEP_ALIVE} {BUFFERS}", upstream) as reference,
         ):
-            for name, connections, downloads in CASES:
+            for name, connections, downloads, rate, cpu in CASES:
 
                 def run(each: Server) -> tuple[float, float]:
                     return download(client, each, path, connections, downloads)  # noqa: B023 (called here)
@@ -64,8 +63,9 @@ def main(rounds: int) -> None:
                 figures = compare([go, reference, mirror], rounds, run)
                 report.figures(name, figures)
                 ours, theirs = figures[MIRROR], figures[GO]
-                report.at_least("throughput, of Go's", ours.gb_per_s / theirs.gb_per_s, RATE)
-                report.at_most("CPU per byte, of Go's", ours.cpu_s_per_gb / theirs.cpu_s_per_gb, CPU)
+                if rate is not None:
+                    report.at_least("throughput, of Go's", ours.gb_per_s / theirs.gb_per_s, rate)
+                report.at_most("CPU per byte, of Go's", ours.cpu_s_per_gb / theirs.cpu_s_per_gb, cpu)
     report.end()
 
 
