@@ -43,12 +43,14 @@ class Channel:
     waiting: list[Frames] = field(default_factory=list)
     transport: Any = None  # aiozmq has no types
     monitor: Channel | None = None
+    opening: bool = False
     closing: bool = False
 
     async def open(self) -> None:
         """Start reading and writing."""
         if self.closing:
             return
+        self.opening = True
         await aiozmq.create_zmq_connection(lambda: self, self.socket.type, zmq_sock=self.socket)
 
     def connect(self, address: str, port: int) -> None:
@@ -58,9 +60,6 @@ class Channel:
 
     def watch(self, endpoint: str, events: int, monitor: Channel) -> None:
         """Send the socket's events to `monitor`, which lives as long as this."""
-        if self.closing:
-            monitor.close()
-            return
         self.monitor = monitor
         self.socket.monitor(endpoint, events)
 
@@ -100,11 +99,12 @@ class Channel:
         if self.monitor is not None:
             self.socket.disable_monitor()
             self.monitor.close()
-        if self.transport is None:
-            self._gone()
-        else:
+        if self.transport is not None:
             # `close` would wait for what could not be sent.
             self.transport.abort()
+        elif not self.opening:
+            self._gone()
+        # Otherwise aiozmq watches the descriptor already, and must let go of it before it is closed.
 
     # The protocol that aiozmq calls.
 

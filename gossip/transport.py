@@ -15,6 +15,7 @@ ZMTP heartbeats stay off: with a slow reader and a finite receive limit libzmq 4
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ _DEALER: Final = {
     zmq.RECONNECT_IVL_MAX: 2_000,
     zmq.CONNECT_TIMEOUT: 2_000,
 }
+# Without a limit, since libzmq's thread waits when there is no room for an event, and everything waits with it.
+_MONITOR: Final[Mapping[int, int]] = {zmq.RCVHWM: 0, zmq.LINGER: 0}
 _REFUSED: Final = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
@@ -129,6 +132,7 @@ class Transport:
         self._router: Channel | None = None
         self._links: dict[str, Channel] = {}
         self._dealers: OrderedDict[Address, Channel] = OrderedDict()
+        self._monitor_numbers = itertools.count()
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -189,12 +193,14 @@ class Transport:
     async def close(self) -> None:
         """Close everything; what was published last still has a moment to go out."""
         self._closed = True
-        for task in self._opening:
-            task.cancel()
+        # Sockets are never left half in aiozmq's hands; it takes one turn of the loop.
         await asyncio.gather(*self._opening, return_exceptions=True)
         channels = list(self._channels)
+        # A monitor is closed by the channel that it watches, and not before that has stopped sending events.
+        monitors = {channel.monitor for channel in channels}
         for channel in channels:
-            channel.close()
+            if channel not in monitors:
+                channel.close()
         await asyncio.gather(*(channel.closed.wait() for channel in channels))
         # It waits for the publisher's linger, which bounds it.
         await asyncio.to_thread(self._context.term)
@@ -254,14 +260,20 @@ class Transport:
         return dealer
 
     async def _monitor(self, watched: Channel, notify: Mapping[int, Callable[[], None]]) -> None:
-        """Watch a socket's events. The watcher must connect before libzmq binds, or aiozmq misses the first."""
-        endpoint = f"inproc://monitor.{id(watched)}"
-        socket = self._socket(zmq.PAIR, {zmq.LINGER: 0})
+        """Watch a socket's events. The watcher connects before libzmq binds, or aiozmq misses the first.
+
+        Nothing may come between the two: libzmq would keep a watcher whose other end never comes. And the endpoint
+        must be a new one: to a watcher that is closed libzmq's thread would wait for ever to send an event.
+        """
+        if watched.closing:
+            return
+        endpoint = f"inproc://monitor.{next(self._monitor_numbers)}"
+        socket = self._socket(zmq.PAIR, _MONITOR)
         socket.connect(endpoint)
         channel = self._channel(socket)
         channel.receive = partial(_event, notify)
-        await channel.open()
         watched.watch(endpoint, sum(notify), channel)
+        await channel.open()
 
     def _spawn(self, opening: Coroutine[Any, Any, None]) -> None:
         assert not self._closed
