@@ -8,6 +8,10 @@ All sockets are made and configured here and given to aiozmq's `create_zmq_conne
 bind or connect are too late. aiozmq's `pause_reading` is never used: a transport closed while paused leaves its
 descriptor in the selector.
 
+What a member can make this process buffer is bounded for each of its connections, in messages and in bytes a frame,
+with one exception: libzmq collects a message of any number of frames before it shows the first. A member is trusted
+not to send one without an end.
+
 ZMTP heartbeats stay off: with a slow reader and a finite receive limit libzmq 4.3.5 ends the process by an assertion
 (libzmq issues 3937 and 4767), and they prove nothing about a process whose loop hangs.
 """
@@ -39,37 +43,47 @@ if TYPE_CHECKING:
 
 SOCKETS_MAX: Final = 32_768
 TOPICS: Final = (b"E", b"H", b"M")
-FRAMES_BYTES_MAX: Final = MESSAGE_BYTES_MAX
-"""libzmq counts a frame, not a message; the codec checks the sum."""
+FRAME_BYTES_MAX: Final = MESSAGE_BYTES_MAX
+PUBLISHED_FRAME_BYTES_MAX: Final = 1024 * 1024
+"""libzmq ends a connection on which a larger frame comes. It does not count the message; the codec checks the sum."""
 
 DEALERS_MAX: Final = 16
 DEALER_IDLE_S: Final = 60.0
 LEAVE_LINGER_MS: Final = 500
 
-_KEEPALIVE: Final[Mapping[int, int]] = {
+_CONNECTION: Final[Mapping[int, int]] = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
     zmq.TCP_KEEPALIVE_INTVL: 3,
     zmq.TCP_KEEPALIVE_CNT: 3,
     zmq.TCP_MAXRT: 10_000,
     zmq.HANDSHAKE_IVL: 3_000,
-    zmq.MAXMSGSIZE: FRAMES_BYTES_MAX,
     zmq.IPV6: 1,
 }
-_PUBLISH: Final = {**_KEEPALIVE, zmq.SNDHWM: 1000, zmq.LINGER: LEAVE_LINGER_MS}
-# A finite limit would lose messages whenever the loop stalls for a moment; rate times stall bounds the memory.
+_PUBLISH: Final = {
+    **_CONNECTION,
+    zmq.MAXMSGSIZE: PUBLISHED_FRAME_BYTES_MAX,
+    zmq.SNDHWM: 1000,
+    zmq.LINGER: LEAVE_LINGER_MS,
+}
+# A finite limit would lose messages whenever the loop stalls for a moment; rate times stall bounds the memory, and a
+# process that stalls for long is ended by its supervisor.
 _SUBSCRIBE: Final = {
-    **_KEEPALIVE,
+    **_CONNECTION,
+    zmq.MAXMSGSIZE: PUBLISHED_FRAME_BYTES_MAX,
     zmq.RCVHWM: 0,
     zmq.LINGER: 0,
     zmq.RECONNECT_IVL: 200,
     zmq.RECONNECT_IVL_MAX: 10_000,
     zmq.CONNECT_TIMEOUT: 3_000,
 }
-# ROUTER_MANDATORY stays off: an answer to somebody who is gone would be an error, and aiozmq closes on errors.
-_ROUTER: Final = {**_KEEPALIVE, zmq.SNDHWM: 1000, zmq.RCVHWM: 1000, zmq.LINGER: 0}
+# ROUTER_MANDATORY stays off: an answer to somebody who is gone would be an error, and aiozmq closes on errors. What one
+# member sends faster than it is read waits on its own side beyond RCVHWM messages.
+_ROUTER: Final = {**_CONNECTION, zmq.MAXMSGSIZE: FRAME_BYTES_MAX, zmq.SNDHWM: 1000, zmq.RCVHWM: 64, zmq.LINGER: 0}
 _DEALER: Final = {
-    **_KEEPALIVE,
+    **_CONNECTION,
+    zmq.MAXMSGSIZE: FRAME_BYTES_MAX,
+    zmq.TCP_MAXRT: 5_000,
     zmq.SNDHWM: 16,
     zmq.RCVHWM: 64,
     zmq.LINGER: 0,
