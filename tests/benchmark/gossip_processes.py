@@ -1,0 +1,114 @@
+"""A gossip cluster of real processes on this machine's loopback, with CURVE: how soon they find together after what.
+
+    python -m tests.benchmark.gossip_processes [--nodes N] [--keys N] [--victims N]
+
+Starts the nodes, adds keys, leaves them idle for a while, kills some with SIGKILL, starts these again, freezes some with
+SIGSTOP and lets them go on, and at last restarts all of them. After each step it waits until all running nodes see each
+other, nobody else, and the same keys. Times include the start of the interpreters, which is most of it where there are
+more nodes than cores. Takes about two minutes; gives up after three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.benchmark.figures import figure, quantile
+from tests.integration.gossip.processes import Processes
+
+if TYPE_CHECKING:
+    from tests.integration.gossip.processes import MemberProcess
+
+RUN_S_MAX = 180.0
+STEP_S_MAX = 60.0
+IDLE_S = 10.0
+FREEZE_S = 15.0
+RESTART_S = 5.0
+FRESH = 10
+"""Keys that each node adds in the second step."""
+
+
+async def main(nodes: int, keys: int, victims: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        async with asyncio.timeout(RUN_S_MAX), Processes.of(nodes, keys, Path(directory)) as cluster:
+            everybody = cluster.members
+            chosen, rest = everybody[:victims], everybody[victims:]
+            print(f"{nodes} processes, {keys} keys each", flush=True)
+
+            started = time.monotonic()
+            await cluster.start(everybody)
+            figure("started and joined, from the first start", await since(started, cluster, everybody), "s")
+
+            started = time.monotonic()
+            for number, member in enumerate(everybody):
+                for fresh in range(FRESH):
+                    member.add(f"fresh{number}.{fresh}")
+            figure(
+                f"{nodes * FRESH} keys added at once, known to all", await since(started, cluster, everybody), "s", 1
+            )
+
+            await idle(everybody)
+
+            started = time.monotonic()
+            await cluster.stop(chosen, signal.SIGKILL)
+            figure(f"{victims} killed, gone everywhere", await since(started, cluster, rest), "s", 10)
+            started = time.monotonic()
+            await cluster.start(chosen)
+            figure("the same started again, known everywhere", await since(started, cluster, everybody), "s")
+
+            started = time.monotonic()
+            for member in chosen:
+                member.freeze()
+            figure(f"{victims} frozen, gone everywhere", await since(started, cluster, rest), "s", 13)
+            await asyncio.sleep(max(0.0, started + FREEZE_S - time.monotonic()))
+            started = time.monotonic()
+            for member in chosen:
+                member.thaw()
+            figure("the same going on, known everywhere", await since(started, cluster, everybody), "s", 5)
+
+            started = time.monotonic()
+            for member in everybody:
+                await member.stop(signal.SIGKILL)
+                await member.start()
+                await asyncio.sleep(max(0.0, RESTART_S / nodes - 0.1))
+            figure("all killed and started again one after another", time.monotonic() - started, "s", RESTART_S)
+            figure("the same, from the last start to all known", await since(time.monotonic(), cluster, everybody), "s")
+
+
+async def since(started: float, cluster: Processes, asked: list[MemberProcess]) -> float:
+    """Seconds from `started` until those asked are of one mind."""
+    await cluster.converged(asked, STEP_S_MAX)
+    return time.monotonic() - started
+
+
+async def idle(members: list[MemberProcess]) -> None:
+    """What a node costs when nothing happens."""
+    before = await asyncio.gather(*(member.state() for member in members))
+    cpu_before = [member.cpu_s() for member in members]
+    await asyncio.sleep(IDLE_S)
+    cpu = [(member.cpu_s() - start) / IDLE_S * 100 for member, start in zip(members, cpu_before, strict=True)]
+    after = await asyncio.gather(*(member.state() for member in members))
+    pairs = list(zip(before, after, strict=True))
+    figure("idle: CPU of a node, mean", sum(cpu) / len(cpu), "% core")
+    figure("idle: CPU of a node, highest", max(cpu), "% core")
+    sent = [(new["bytes_out"] - old["bytes_out"]) / IDLE_S / 1000 for old, new in pairs]
+    received = [(new["bytes_in"] - old["bytes_in"]) / IDLE_S / 1000 for old, new in pairs]
+    figure("idle: published and sent by a node, each message once, mean", sum(sent) / len(sent), "kB/s")
+    figure("idle: received by a node, mean", sum(received) / len(received), "kB/s")
+    memory = [member.memory_bytes() / 1e6 for member in members]
+    figure("memory (RSS) of a node, median", quantile(memory, 0.5), "MB")
+    figure("memory (RSS) of a node, highest", max(memory), "MB", 75)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=50)
+    parser.add_argument("--keys", type=int, default=100, help="of each node")
+    parser.add_argument("--victims", type=int, default=5, help="how many are killed, and frozen")
+    options = parser.parse_args()
+    asyncio.run(main(options.nodes, options.keys, options.victims))
