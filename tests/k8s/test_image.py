@@ -1,0 +1,123 @@
+"""The image and the chart's pod, run by real containerds."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.integration.agents import METRICS_PORT, ROUTER_PORT, eventually
+from tests.k8s.image import Image, built_image
+from tests.k8s.pod import Pod
+from tests.k8s.tools import render
+from tests.lab.process import CommandError, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab import Lab, Node, Registry
+
+yaml: Any = pytest.importorskip("yaml")
+
+MEGABYTE: Final = 1_000_000
+START_S_MAX: Final = 30
+SECRET: Final = "a secret for this test, of more than 32 bytes\n"
+OTHER_OWNER: Final = 4321
+
+pytestmark = pytest.mark.timeout(2400)  # the first test builds the image, and maybe its base and helm
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Image]:
+    with built_image() as image:
+        yield image
+
+
+def pod(node: Node, image: Image, lab: Lab, *registries: Registry) -> Pod:
+    """The pod that the chart makes for a node whose paths are those of the lab."""
+    values = {
+        "containerd.socket": node.socket,
+        "containerd.contentDir": node.content_dir,
+        "hosts.certsDir": node.certs_d,
+        "hosts.intervalSeconds": 3600,
+        "stateDir": node.directory / "state-of-the-agent",
+    }
+    arguments = [f"--set={name}={value}" for name, value in values.items()]
+    for number, registry in enumerate(registries):
+        arguments.append(f"--set=registries[{number}].name={registry.name},registries[{number}].url={registry.url}")
+    node.content_dir.mkdir(parents=True, exist_ok=True)  # containerd 1.7 and later make it at the first pull
+    (node.directory / "state-of-the-agent").mkdir()
+    objects = {part["kind"]: part for part in yaml.safe_load_all(render(*arguments))}
+    seeds = ",".join(f"{other.address}:{ROUTER_PORT}" for other in lab.nodes)
+    return Pod(node, objects["DaemonSet"], image, SECRET, {"SKVALLER_SEEDS": seeds})
+
+
+async def fetch(node: Node, page: str) -> str:
+    """A page of the agent's status face, empty when it does not answer."""
+    try:
+        return await run("curl", "--silent", "--max-time", "5", f"http://{node.address}:{METRICS_PORT}/{page}")
+    except CommandError:
+        return ""
+
+
+async def until_ready(nodes: list[Node]) -> None:
+    """Wait until the agents answer their readiness probes and have met."""
+
+    async def ready() -> bool:
+        pages = [await fetch(node, "readyz") for node in nodes]
+        metrics = [await fetch(node, "metrics") for node in nodes]
+        met = f"skvaller_gossip_members_normal {len(nodes) - 1}.0"
+        return pages == ["ok\n"] * len(nodes) and all(met in text for text in metrics)
+
+    await eventually(ready, START_S_MAX)
+
+
+async def test_the_commands_answer_with_no_capability_on_a_root_that_cannot_be_written(image: Image, lab: Lab) -> None:
+    [node] = await lab.add_nodes(1)
+    script = "skvaller --version && skvaller serve --help && grep CapEff /proc/self/status && ! touch /new"
+    async with pod(node, image, lab) as one:
+        await one.start("agent", ["sh", "-c", script])
+        await one.ended("agent", START_S_MAX)
+        log = one.log("agent")
+    assert "skvaller 0." in log
+    assert "--containerd-socket" in log
+    assert "CapEff:\t0000000000000000" in log
+    assert "Read-only file system" in log
+
+
+async def test_the_pods_share_images_and_leave_the_nodes_as_they_were(image: Image, lab: Lab) -> None:
+    registry = await lab.add_registry()
+    published = await registry.publish("lib/app:v1", [MEGABYTE, 40 * MEGABYTE])
+    first, second = nodes = await lab.add_nodes(2)
+    hosts = first.certs_d / registry.name / "hosts.toml"
+    os.chown(hosts, OTHER_OWNER, OTHER_OWNER)
+    before, listing = hosts.read_bytes(), sorted(first.certs_d.rglob("*"))
+    async with pod(first, image, lab, registry) as one, pod(second, image, lab, registry) as two:
+        for each in (one, two):
+            await each.start("agent")
+            await each.start("hosts")
+        await until_ready(nodes)
+
+        async def led() -> bool:
+            return all((node.certs_d / "_default" / "hosts.toml").exists() for node in nodes) and (
+                hosts.read_bytes() != before
+            )
+
+        await eventually(led, START_S_MAX)
+
+        await first.pull(published.name)
+        # containerd makes its socket anew, which the agent sees because the directory is what is mounted.
+        await first.containerd.restart()
+        await first.ready()
+        late = await registry.publish("lib/late:v1", [MEGABYTE])
+        await first.pull(late.name)
+        registry.forget()
+        await second.pull(published.name)
+        await second.pull(late.name)
+        assert second.content() == published.objects() | late.objects()
+        assert sum(registry.bytes_sent(digest) for digest in second.content()) == 0
+    assert "containerd answers" in one.log("agent")
+    assert hosts.read_bytes() == before
+    assert (hosts.stat().st_uid, hosts.stat().st_gid) == (OTHER_OWNER, OTHER_OWNER)
+    assert sorted(first.certs_d.rglob("*")) == listing
