@@ -29,7 +29,7 @@ PURE_GOSSIP = (
     "simulation",
 )
 """The protocol: no clock, no sockets, no chance of its own. Its inputs are arguments, its outputs return values."""
-PURE_MIRROR = ("choice", "errors", "oci", "peer_mac")
+PURE_MIRROR = ("choice", "errors", "load", "oci", "peer_mac")
 IMPURE = {"aiohttp", "aiozmq", "asyncio", "logging", "os", "socket", "subprocess", "threading", "time", "zmq"}
 RANDOM_ALLOWED = {"Random"}
 
