@@ -45,7 +45,9 @@ def helm(*arguments: str | Path) -> str:
 
 def render(*arguments: str | Path) -> str:
     """The chart's objects as YAML, as the release `skvaller` in the namespace `skvaller`. Raises `HelmError`."""
-    return helm("template", "skvaller", CHART, "--namespace", "skvaller", "--kube-version", KUBE_VERSION, *arguments)
+    release = ("skvaller", CHART, "--namespace", "skvaller")
+    # A helm built from its module believes in Kubernetes 1.20.
+    return helm("template", *release, "--kube-version", KUBE_VERSION, *arguments)
 
 
 def _helm() -> Path:
