@@ -131,7 +131,7 @@ async def create_servers(
     )
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
-    client_app = create_registry(pull, client_face, [Middleware(LoopbackDoor, observer=client_face)])
+    client_app = create_registry(pull, client_face, [Middleware(LoopbackDoor, observer=client_face)], lists=upstream)
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
     peer_app = create_registry(FirstOf([store, InFlight(transfers)]), peer_face, [*door, slots])

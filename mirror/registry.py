@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
@@ -23,17 +24,19 @@ from starlette.routing import Route
 
 from mirror.errors import Code, NotFoundError, RefusedError, RequestError, SourceError, UnavailableError
 from mirror.extensions import SPLICE, ZERO_COPY_SEND, ClientGoneError, EndedEarlyError
+from mirror.listings import ListingRequest
 from mirror.oci import ByteRange, Digest, InvalidDigestError, InvalidReferenceError, Kind, Repository, parse_reference
 from mirror.pieces import FilePiece, SocketPiece, read_piece
 from mirror.source import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Iterator, Sequence
 
     from starlette.middleware import Middleware
     from starlette.requests import Request as HttpRequest
     from starlette.types import Receive, Scope, Send
 
+    from mirror.listings import Lists
     from mirror.oci import Descriptor, Reference
     from mirror.pieces import Piece
     from mirror.source import Content, Source
@@ -64,16 +67,29 @@ class Observer(Protocol):
 
 
 def create_registry(
-    source: Source, observer: Observer, middleware: Sequence[Middleware] = (), *, itself: str = ""
+    source: Source,
+    observer: Observer,
+    middleware: Sequence[Middleware] = (),
+    *,
+    lists: Lists | None = None,
+    itself: str = "",
 ) -> Starlette:
-    """A read-only registry that answers from `source`.
+    """A read-only registry that answers from `source`, and from `lists` where content is to be discovered.
 
     A mirror stands for many registries, and each request says which. An app that is one registry itself is given
     its name, which then goes without saying.
     """
     registry = Registry(source, observer, itself)
+    discovery = []
+    if lists is not None:
+        listing = partial(registry.listing, lists)
+        discovery = [
+            Route("/v2/{name:path}/tags/list", listing, methods=["GET"]),
+            Route("/v2/{name:path}/referrers/{subject}", listing, methods=["GET"]),
+        ]
     return Starlette(
         routes=[
+            *discovery,
             Route("/v2/{name:path}/blobs/{reference}", registry.blob, methods=["GET"]),
             Route("/v2/{name:path}/manifests/{reference}", registry.manifest, methods=["GET"]),
             Route("/v2/", registry.version, methods=["GET"]),
@@ -97,11 +113,15 @@ class Registry:
 
     async def manifest(self, http: HttpRequest) -> Response:
         """A manifest by tag or digest."""
-        return await self._answer(http, Kind.MANIFEST)
+        return await self._answer(http, Code.MANIFEST_UNKNOWN, self._object(http, Kind.MANIFEST))
 
     async def blob(self, http: HttpRequest) -> Response:
         """A blob by digest."""
-        return await self._answer(http, Kind.BLOB)
+        return await self._answer(http, Code.BLOB_UNKNOWN, self._object(http, Kind.BLOB))
+
+    async def listing(self, lists: Lists, http: HttpRequest) -> Response:
+        """The tags of a repository, or what refers to a manifest."""
+        return await self._answer(http, Code.NAME_UNKNOWN, self._listing(lists, http))
 
     async def http_error(self, http: HttpRequest, error: Exception) -> Response:
         """What the router refuses, in OCI's words: pushes are unsupported, other paths unknown."""
@@ -110,23 +130,32 @@ class Registry:
             return self._error(Code.UNSUPPORTED, "this mirror is read-only: GET and HEAD")
         return self._error(Code.NAME_UNKNOWN, "no such endpoint")
 
-    async def _answer(self, http: HttpRequest, kind: Kind) -> Response:
+    async def _answer(self, http: HttpRequest, unknown: Code, giving: Awaitable[Response]) -> Response:
         try:
-            request = read_request(http, kind, self._itself)
             async with asyncio.timeout(ANSWER_S_MAX):
-                if http.method == "HEAD":
-                    return self._description(await self._source.resolve(request))
-                return await self._content(await self._source.open(request), request.range)
+                return await giving
         except RequestError as error:
             return self._error(error.code, str(error))
         except RefusedError as error:
             return self._refusal(error)
         except NotFoundError as error:
-            return self._error(Code.BLOB_UNKNOWN if kind is Kind.BLOB else Code.MANIFEST_UNKNOWN, str(error))
+            return self._error(unknown, str(error))
         except (SourceError, TimeoutError) as error:
             message = str(error) or f"no source answered within {ANSWER_S_MAX:.0f} s"
             log.warning("no source for %s: %s", http.url.path, message)
             return self._error(Code.UNAVAILABLE, message)
+
+    async def _object(self, http: HttpRequest, kind: Kind) -> Response:
+        request = read_request(http, kind, self._itself)
+        if http.method == "HEAD":
+            return self._description(await self._source.resolve(request))
+        return await self._content(await self._source.open(request), request.range)
+
+    async def _listing(self, lists: Lists, http: HttpRequest) -> Response:
+        listing = await lists.list(read_listing(http, self._itself))
+        self._observer.answered(200, "upstream")
+        named = [(name, value) for name, value in http.query_params.multi_items() if name == "ns"]
+        return Response(listing.body, headers=listing.headers(http.url.path, named))
 
     def _description(self, descriptor: Descriptor) -> Response:
         self._observer.answered(200, "")
@@ -161,21 +190,10 @@ class Registry:
 
 def read_request(http: HttpRequest, kind: Kind, itself: str) -> Request:
     """Read path, query and headers into a request that is known to be valid. Raises `RequestError`."""
-    name = http.path_params["name"]
-    registry = itself or http.query_params.get("ns")
-    if registry is None:
-        # podman and skopeo send no `ns`: there the registry is the first component of the path.
-        registry, _, name = name.partition("/")
-        if not name or not ("." in registry or ":" in registry or registry == "localhost"):
-            raise RequestError(Code.NAME_UNKNOWN, "name the registry: ?ns=<registry> or /v2/<registry>/<name>/...")
-    try:
-        repository = Repository.parse(registry, name)
-        text = http.path_params["reference"]
+    repository = _read_repository(http, itself)
+    text = http.path_params["reference"]
+    with _refused():
         reference = Digest.parse(text) if kind is Kind.BLOB else parse_reference(text)
-    except InvalidDigestError as error:
-        raise RequestError(Code.DIGEST_INVALID, str(error)) from error
-    except InvalidReferenceError as error:
-        raise RequestError(Code.NAME_INVALID, str(error)) from error
     return Request(
         repository=repository,
         kind=kind,
@@ -184,6 +202,42 @@ def read_request(http: HttpRequest, kind: Kind, itself: str) -> Request:
         accept=", ".join(http.headers.getlist("accept")),
         authorization=http.headers.get("authorization"),
     )
+
+
+def read_listing(http: HttpRequest, itself: str) -> ListingRequest:
+    """Read a request for tags or referrers. Raises `RequestError`."""
+    repository = _read_repository(http, itself)
+    subject = http.path_params.get("subject")
+    with _refused():
+        return ListingRequest(
+            repository,
+            Digest.parse(subject) if subject is not None else None,
+            tuple((name, value) for name, value in http.query_params.multi_items() if name != "ns"),
+            http.headers.get("authorization"),
+        )
+
+
+def _read_repository(http: HttpRequest, itself: str) -> Repository:
+    name = http.path_params["name"]
+    registry = itself or http.query_params.get("ns")
+    if registry is None:
+        # podman and skopeo send no `ns`: there the registry is the first component of the path.
+        registry, _, name = name.partition("/")
+        if not name or not ("." in registry or ":" in registry or registry == "localhost"):
+            raise RequestError(Code.NAME_UNKNOWN, "name the registry: ?ns=<registry> or /v2/<registry>/<name>/...")
+    with _refused():
+        return Repository.parse(registry, name)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """What the grammar refuses, in OCI's words."""
+    try:
+        yield
+    except InvalidDigestError as error:
+        raise RequestError(Code.DIGEST_INVALID, str(error)) from error
+    except InvalidReferenceError as error:
+        raise RequestError(Code.NAME_INVALID, str(error)) from error
 
 
 def _read_range(http: HttpRequest, reference: Reference) -> ByteRange | None:

@@ -17,14 +17,17 @@ import aiohttp
 from yarl import URL
 
 from mirror.errors import OverQuotaError, RefusedError, UnavailableError
-from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, timeout
+from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, refuse_encoded, timeout
+from mirror.listings import LISTING_BYTES_MAX, Listing
 from mirror.oci import MANIFEST_BYTES_MAX, Descriptor, Digest
 from mirror.source import read_all
 from mirror.verified import open_verified
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from mirror.listings import ListingRequest
     from mirror.registries import Registries
     from mirror.source import Content, Request
 
@@ -74,6 +77,26 @@ class Upstream:
         """Open by digest; small objects come back verified."""
         return await open_verified(self._open, request)
 
+    async def list(self, request: ListingRequest) -> Listing:
+        """Ask for one page of a list of tags or referrers."""
+        headers = {} if request.authorization is None else {"Authorization": request.authorization}
+        registry = request.repository.registry
+        response = await self._send("GET", registry, request.path, headers)
+        if response.status != 200:
+            raise await _failure(registry, response)
+        body = b""
+        try:
+            refuse_encoded(response)
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > LISTING_BYTES_MAX:
+                    raise UnavailableError(f"{registry} lists more than {LISTING_BYTES_MAX} bytes on one page")
+        except CLIENT_ERRORS as error:
+            raise UnavailableError(f"{registry} broke off: {reason(error)}") from error
+        finally:
+            response.close()
+        return Listing.read(response.headers, body)
+
     async def _open(self, request: Request) -> Content:
         response = await self._ask("GET", request)
         return await open_response(request, response, "upstream")
@@ -88,19 +111,25 @@ class Upstream:
 
     async def _ask(self, method: str, request: Request) -> aiohttp.ClientResponse:
         """Send the request; returns an answer of `OPENED`, raises `RefusedError` or `UnavailableError` otherwise."""
-        assert self._session is not None, "an upstream is used inside `async with`"
         registry = request.repository.registry
-        endpoint = self._registries.endpoint(registry)
-        url = f"{endpoint.url}/v2/{request.repository.name}/{request.kind.value}/{request.reference}"
         headers = {"Accept": request.accept or "*/*"}
         if request.authorization is not None:
             headers["Authorization"] = request.authorization
         if request.range is not None and method == "GET":
             headers["Range"] = str(request.range)
+        path = f"/v2/{request.repository.name}/{request.kind.value}/{request.reference}"
+        response = await self._send(method, registry, path, headers)
+        if response.status in OPENED:
+            return response
+        raise await _failure(registry, response)
+
+    async def _send(self, method: str, registry: str, path: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        assert self._session is not None, "an upstream is used inside `async with`"
+        endpoint = self._registries.endpoint(registry)
         try:
-            response = await self._session.request(
+            return await self._session.request(
                 method,
-                URL(url, encoded=True),
+                URL(endpoint.url + path, encoded=True),
                 headers=headers,
                 max_redirects=REDIRECTS_MAX,
                 allow_redirects=True,
@@ -108,9 +137,6 @@ class Upstream:
             )
         except CLIENT_ERRORS as error:
             raise UnavailableError(f"{registry} does not answer: {reason(error)}") from error
-        if response.status in OPENED:
-            return response
-        raise await _failure(registry, response)
 
     def _context(self, ca_file: Path | None) -> ssl.SSLContext | bool:
         if ca_file is None:
