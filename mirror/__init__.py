@@ -21,6 +21,6 @@ node's own content. *Peer*: a member of the cluster that we talk to. *Holder*: a
 the registry that an image's name begins with. *Face*: a listening port and the app behind it (client, peer, status).
 *Digest*, *descriptor*, *reference*, *tag*, *repository*, *registry*: as in the OCI specifications (`oci`).
 
-**Reading order.** `oci`, `errors`, `source`; `pull`; `registry`; `peers` with `choice` and `peer_mac`; `upstream`;
-`stores`; `cluster`; then `app`, which puts an agent together, `settings` and `cli`.
+**Reading order.** `oci`, `errors`, `source`; `pull`; `registry`; `peers` with `choice` and `peer_mac`; `upstream`,
+also for `listings`; `stores`; `cluster`; then `app`, which puts an agent together, `settings` and `cli`.
 """

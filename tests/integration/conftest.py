@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab import Lab
-from tests.lab.fetch_containerd import FetchError, find
+from tests.lab.cache import FetchError
+from tests.lab.fetch_containerd import find
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator

@@ -10,16 +10,12 @@ to get a newer one, delete it there. Versions move with Debian and with containe
 from __future__ import annotations
 
 import argparse
-import os
 import platform
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tests.lab.cache import FetchError, cached, go_install, place, run
 
 SUITES: Final = ("trixie", "forky")
 """The Debian releases; their containerd runs with the C library of the release before."""
@@ -30,13 +26,6 @@ PROGRAMS: Final = ("containerd", "ctr", "containerd-shim-runc-v2")
 MODULE: Final = "github.com/containerd/containerd/v2"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
-DOWNLOAD_TIMEOUT_S: Final = 300
-BUILD_TIMEOUT_S: Final = 3600
-
-
-class FetchError(Exception):
-    """It could not be fetched; the message says what to do. What was fetched before is still there."""
-
 
 def find(name_or_directory: str) -> Path:
     """The directory of the programs of one containerd: fetched before by name, or given as it is.
@@ -44,7 +33,7 @@ def find(name_or_directory: str) -> Path:
     Raises `FetchError` when it is not there.
     """
     fetched = name_or_directory in NAMES
-    directory = (_cache() / name_or_directory if fetched else Path(name_or_directory)).resolve()
+    directory = (place(f"containerd/{name_or_directory}") if fetched else Path(name_or_directory)).resolve()
     missing = [program for program in PROGRAMS if not (directory / program).is_file()]
     if missing:
         advice = (
@@ -57,12 +46,7 @@ def find(name_or_directory: str) -> Path:
 def fetch(name: str) -> Path:
     """Get one containerd, unless it is there already; returns the directory of its programs. Raises `FetchError`."""
     assert name in NAMES
-    target = _cache() / name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as work:
-            programs = _build(Path(work)) if name == NEWEST else _unpack(Path(work), name)
-            programs.rename(target)
+    cached(f"containerd/{name}", _build if name == NEWEST else lambda work: _unpack(work, name))
     return find(name)
 
 
@@ -70,7 +54,7 @@ def version(directory: Path | None = None) -> str:
     """What a containerd says it is, `1.7.24`; None asks the one on PATH. Raises `FetchError`."""
     program = str(directory / "containerd") if directory else "containerd"
     # "containerd <module> <version, maybe with a suffix of the packager> <revision>"
-    number = _run([program, "--version"]).split()[2].lstrip("v")
+    number = run(program, "--version").split()[2].lstrip("v")
     return number.partition("~")[0].partition("+")[0]
 
 
@@ -94,11 +78,6 @@ def main() -> int:
     return 0
 
 
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home, "skvaller-tests", "containerd")
-
-
 def _unpack(work: Path, suite: str) -> Path:
     """Download Debian's package of a release with lists of its own, so that the machine's stay as they are."""
     sources = work / "debian.sources"
@@ -115,11 +94,11 @@ def _unpack(work: Path, suite: str) -> Path:
         "Acquire::Languages=none",
         "APT::Sandbox::User=root",  # the unprivileged user may not write here
     ]
-    apt = ["apt-get", "--quiet", *(f"--option={option}" for option in options)]
-    _run([*apt, "update"])
-    _run([*apt, "download", "containerd"], cwd=work)
+    apt = ("apt-get", "--quiet", *(f"--option={option}" for option in options))
+    run(*apt, "update")
+    run(*apt, "download", "containerd", directory=work)
     (package,) = work.glob("containerd_*.deb")
-    _run(["dpkg", "--extract", package, work / "unpacked"])
+    run("dpkg", "--extract", package, work / "unpacked")
     return work / "unpacked" / "usr" / "bin"
 
 
@@ -127,47 +106,15 @@ def _debian_archive() -> str:
     """Where this machine gets its own packages from: the same place has the other releases."""
     release = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     conditions = ("Created-By: Packages", "Component: main", f"Release: {release}")
-    archives = _run(["apt-get", "indextargets", "--format", "$(REPO_URI)", *conditions]).split()
+    archives = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *conditions).split()
     if not archives:
         raise FetchError(f"apt has no source for {release or 'this release'}, or this is no Debian")
     return archives[0]
 
 
 def _build(work: Path) -> Path:
-    """Build the newest release with Go, at a low priority; without cgo it lacks what the lab does not use (btrfs)."""
-    programs = work / "bin"
-    command = ["nice", "-n", "15", "go", "install", *(f"{MODULE}/cmd/{program}@latest" for program in PROGRAMS)]
-    _run(command, timeout_s=BUILD_TIMEOUT_S, environment={"GOBIN": str(programs), "CGO_ENABLED": "0"})
-    return programs
-
-
-def _run(
-    command: Sequence[str | Path],
-    *,
-    cwd: Path | None = None,
-    timeout_s: float = DOWNLOAD_TIMEOUT_S,
-    environment: dict[str, str] | None = None,
-) -> str:
-    """Run a command to its end and return what it printed. Raises `FetchError`."""
-    words = [str(word) for word in command]
-    try:
-        completed = subprocess.run(
-            words,
-            cwd=cwd,
-            env=os.environ | (environment or {}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=True,
-        )
-    except FileNotFoundError as error:
-        raise FetchError(f"{words[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise FetchError(f"{' '.join(words)}: no end after {timeout_s:g} s") from error
-    except subprocess.CalledProcessError as error:
-        raise FetchError(f"{' '.join(words)}: exit status {error.returncode}\n{error.stderr}") from error
-    return completed.stdout
+    """Build the newest release; without cgo it lacks what the lab does not use (btrfs)."""
+    return go_install(work / "bin", *(f"{MODULE}/cmd/{program}@latest" for program in PROGRAMS))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.lab import fetch_containerd
+from tests.lab.cache import FetchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +28,14 @@ RUN_TIMEOUT_S: Final = 1800
 
 def main() -> int:
     """Fetch, run and print; returns the exit code: 0 when nothing failed."""
+    try:
+        fetched = [fetch_containerd.fetch(name) for name in fetch_containerd.NAMES]
+    except FetchError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     outcomes: dict[str, dict[str, str]] = {}
     failed = False
-    for directory in (None, *(fetch_containerd.fetch(name) for name in fetch_containerd.NAMES)):
+    for directory in (None, *fetched):
         version = fetch_containerd.version(directory)
         sys.stdout.write(f"\ncontainerd {version}\n")
         sys.stdout.flush()
