@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -79,6 +81,7 @@ def test_every_object_is_one_that_kubernetes_knows(arguments: list[str]) -> None
         "hosts.intervalSeconds=0",
         "registries[0].name=docker.io",
         "logLevel=loud",
+        "seeds[0]=10.0.0.7",
         "maxUnavailable=0",
         "secret.existingSecret=Not_A_Name",
     ],
@@ -144,7 +147,12 @@ def test_the_seeds_are_the_name_of_the_headless_service() -> None:
     assert service["spec"]["publishNotReadyAddresses"] is True
     port = service["spec"]["ports"][0]["port"]
     metadata = service["metadata"]
-    assert environment()["SKVALLER_SEEDS"] == f"{metadata['name']}.{metadata['namespace']}.svc:{port}"
+    name = f"{metadata['name']}.{metadata['namespace']}.svc:{port}"
+    assert environment()["SKVALLER_SEEDS"] == name
+    assert (
+        environment("--set=seeds={10.0.0.7:29993,[::1]:29993}")["SKVALLER_SEEDS"]
+        == f"{name},10.0.0.7:29993,[::1]:29993"
+    )
 
 
 def test_registries_reach_the_agent_with_their_certificates() -> None:
@@ -162,3 +170,20 @@ def test_without_hosts_nothing_of_the_nodes_configuration_is_touched() -> None:
     pod = objects("--set=hosts.enabled=false")["DaemonSet"]["spec"]["template"]["spec"]
     assert [part["name"] for part in pod["containers"]] == ["agent"]
     assert not any("certs.d" in volume.get("hostPath", {}).get("path", "") for volume in pod["volumes"])
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
+    """The values' names; a list and an empty table is one value."""
+    found: set[str] = set()
+    for name, value in values.items():
+        nested = isinstance(value, dict) and value and name not in {"resources", "nodeSelector"}
+        found |= leaves(value, f"{prefix}{name}.") if nested else {prefix + name}
+    return found
+
+
+def test_the_readme_has_a_row_for_every_value_and_the_schema_knows_them_all() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    table = (ROOT / "k8s" / "README.md").read_text().partition("## Values")[2]
+    rows = re.findall(r"^\| `([A-Za-z.]+)` \|", table, re.MULTILINE)
+    assert set(rows) == leaves(values)
+    assert json.loads((CHART / "values.schema.json").read_text())["properties"].keys() - {"global"} == values.keys()
