@@ -37,7 +37,7 @@ answer to a false record. *Visibility*: normal, ranked last, or hidden. *Group*:
 
 from gossip.config import Config
 from gossip.counters import Counters, Gauges
-from gossip.errors import BindError, ConfigError, EpochFileError, GossipError
+from gossip.errors import BindError, ConfigError, DuplicateNameError, EpochFileError, GossipError
 from gossip.membership import Member, Status
 from gossip.node import Node
 from gossip.secret import ClusterSecret
@@ -48,6 +48,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Counters",
+    "DuplicateNameError",
     "EpochFileError",
     "Gauges",
     "GossipError",

@@ -1,126 +1,129 @@
 """Messages as bytes: frames of [topic, header, payload ...].
 
 The topic is one byte, for subscriptions. The header is JSON: `v` protocol version, `c` cluster, `s` sender, `e` its
-epoch as [counter, nonce], `n` its sequence number, `k` the kind, and the kind's own fields. Fields that are not known
-are ignored. The payload is binary, so keys and hashes are never written in hexadecimal:
+epoch as [counter, nonce], `n` its sequence number, `k` the kind, and the kind's own fields (`gossip.fields`). Fields
+that are not known are ignored. The payload is binary, so keys and hashes are never written in hexadecimal:
 
-- `Heartbeat`: one frame, audit hash (u64, big endian) and base hash;
+- `Heartbeat`, and `Heads` for each entry of the header's `h`: a frame of the audit hash (u64, big endian) and the base
+  hash, if it is known;
 - `Compare`: one frame, the fingerprint;
+- `Buckets`: one frame, the hashes (u64, big endian);
 - `Deltas`: for each entry of the header's `d`, which is [kind, owner, counter, nonce, after, version], a frame as
-  `gossip.payload` writes it.
+  `gossip.payload` writes it;
+- `Part`: the frames of its deltas, then one of its keys, then for each entry of the header's `p`, which is [owner,
+  counter, nonce, version, last], the frame of the piece.
 
 Decoding any bytes whatever raises only `DecodeError`, in time linear in their size, and what it lets in satisfies
 everything that `gossip.or_set` and `gossip.membership` assume.
+
+**Versions.** A replica understands its own protocol and the one before, and speaks the highest that all live members
+do, so that a cluster changes over while it runs.
 """
 
 from __future__ import annotations
 
-import base64
-import math
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from gossip import fields
+from gossip.cell import BASE_HASH_BYTES
 from gossip.errors import DecodeError
-from gossip.membership import REFUTATION_MAX, SERVER_KEY_BYTES, Member, Sighting, Status
+from gossip.fields import (
+    ATTRIBUTE_CHARACTERS_MAX,
+    ATTRIBUTES_MAX,
+    COUNTER_MAX,
+    NAME_CHARACTERS_MAX,
+    U64_MAX,
+)
+from gossip.membership import PROTOCOL
 from gossip.messages import (
+    BUCKET_BYTES,
+    BUCKETS,
+    CLAIMS_PER_MESSAGE_MAX,
     DELTAS_PER_MESSAGE_MAX,
     FINGERPRINT_BYTES,
-    SIGHTINGS_PER_MESSAGE_MAX,
-    VERSIONS_PER_MESSAGE_MAX,
+    HEADS_PER_MESSAGE_MAX,
+    PIECES_PER_PART_MAX,
+    Ack,
+    Buckets,
+    Busy,
     Compare,
     Deltas,
+    Heads,
     Heartbeat,
     Join,
     Members,
+    More,
+    Nack,
+    Part,
+    Piece,
+    Ping,
+    PingRequest,
     Pull,
     Sender,
-    Version,
     Versions,
 )
-from gossip.or_set import (
-    BASE_HASH_BYTES,
-    SEQUENCE_MAX,
-    Epoch,
-    Head,
-    Interval,
-    LiveSet,
-    Snapshot,
-)
-from gossip.payload import read_content, write_content
+from gossip.or_set import SEQUENCE_MAX, Head, Interval, LiveSet, Snapshot
+from gossip.payload import read_content, read_keys, read_pairs, write_content, write_keys, write_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from gossip.membership import Member
     from gossip.messages import Message
     from gossip.or_set import Delta
 
-PROTOCOL: Final = 1
-"""What this replica speaks. It also understands the one before, when there is one."""
-PROTOCOLS_UNDERSTOOD: Final = (1,)
+__all__ = [
+    "ATTRIBUTES_MAX",
+    "ATTRIBUTE_CHARACTERS_MAX",
+    "COUNTER_MAX",
+    "MESSAGE_BYTES_MAX",
+    "NAME_CHARACTERS_MAX",
+    "PROTOCOL",
+    "TOPICS",
+    "decode",
+    "encode",
+]
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-NAME_CHARACTERS_MAX: Final = 253
-ATTRIBUTES_MAX: Final = 16
-ATTRIBUTE_CHARACTERS_MAX: Final = 256
-SERVER_KEY_CHARACTERS: Final = 44
-"""A key's 32 bytes in base64."""
-COUNTER_MAX: Final = 2**63 - 1
-"""Of epochs. Half the range is left, so that a member can always take a higher one than it has seen."""
-U64_MAX: Final = 2**64 - 1
-AGE_S_MAX: Final = 1e9
+FRAMES_MAX: Final = 3 + DELTAS_PER_MESSAGE_MAX + PIECES_PER_PART_MAX
 
 TOPICS: Final[Mapping[type[Message], bytes]] = {
     Heartbeat: b"H",
+    Heads: b"H",
     Deltas: b"E",
     Members: b"M",
-    Join: b"R",
-    Pull: b"R",
-    Compare: b"R",
-    Versions: b"R",
+    **dict.fromkeys((Join, Ping, PingRequest, Ack, Nack, Compare, Buckets, Busy, Versions, Pull, Part, More), b"R"),
 }
 
-_HEARTBEAT = struct.Struct(f">Q{BASE_HASH_BYTES}s")
+_AUDIT = struct.Struct(">Q")
+_HASHES = struct.Struct(f">{BUCKETS}Q")
 _KINDS: Final[Mapping[type[Delta], str]] = {Interval: "D", LiveSet: "L", Snapshot: "S"}
+
+Header = dict[str, Any]
+Payload = list[bytes]
 
 
 def encode(cluster: str, sender: Sender, message: Message) -> list[bytes]:
     """The frames of a message."""
-    header: dict[str, Any] = {
-        "v": PROTOCOL,
+    own, payload = _ENCODERS[type(message)](message)
+    header = {
+        "v": sender.protocol,
         "c": cluster,
         "s": sender.name,
-        "e": _epoch_out(sender.epoch),
+        "e": fields.epoch_out(sender.epoch),
         "n": sender.sequence,
         "k": type(message).__name__,
+        **own,
     }
-    payload: list[bytes] = []
-    match message:
-        case Heartbeat(member, head):
-            assert (head.owner, head.epoch) == (member.name, member.epoch)
-            header |= {"m": _member_out(member), "h": [head.version, head.base_count]}
-            payload = [_HEARTBEAT.pack(head.audit, head.base_hash)]
-        case Deltas(deltas):
-            header["d"] = [_delta_out(delta) for delta in deltas]
-            payload = [write_content(delta) for delta in deltas]
-        case Members(sightings):
-            header["ms"] = _sightings_out(sightings)
-        case Join(member):
-            header["m"] = _member_out(member)
-        case Pull(have):
-            header["have"] = _versions_out(have)
-        case Compare(member, fingerprint):
-            header["m"] = _member_out(member)
-            payload = [fingerprint]
-        case Versions(versions):
-            header["have"] = _versions_out(versions)
     return [TOPICS[type(message)], orjson.dumps(header), *payload]
 
 
 def decode(cluster: str, frames: Sequence[bytes]) -> tuple[Sender, Message]:
     """Read a message's frames; raises `DecodeError` for everything that is not a message to this cluster."""
-    if sum(map(len, frames)) > MESSAGE_BYTES_MAX or len(frames) > DELTAS_PER_MESSAGE_MAX + 2:
+    if sum(map(len, frames)) > MESSAGE_BYTES_MAX or len(frames) > FRAMES_MAX:
         raise DecodeError("more bytes or frames than a message may have", "oversized")
     if len(frames) < 2:
         raise DecodeError("a message has a topic and a header")
@@ -131,181 +134,197 @@ def decode(cluster: str, frames: Sequence[bytes]) -> tuple[Sender, Message]:
     if not isinstance(header, dict):
         raise DecodeError("the header is not an object")
     version = header.get("v")
-    if type(version) is not int or version not in PROTOCOLS_UNDERSTOOD:
+    if type(version) is not int or version not in (PROTOCOL, PROTOCOL - 1) or version < fields.PROTOCOL_FIRST:
         raise DecodeError("a protocol version that is not understood", "version")
     if header.get("c") != cluster:
         raise DecodeError("a message of another cluster", "cluster")
-    sender = Sender(_name(header.get("s")), _epoch(header.get("e")), _integer(header.get("n"), 0, U64_MAX))
-    return sender, _message(header, frames[2:], sender)
+    sequence = fields.integer(header.get("n"), 0, U64_MAX)
+    sender = Sender(fields.name(header.get("s")), fields.epoch(header.get("e")), sequence, version)
+    decoder = _DECODERS.get(str(header.get("k")))
+    if decoder is None:
+        raise DecodeError("a kind of message that is not known")
+    return sender, decoder(header, list(frames[2:]), sender)
 
 
-def _message(header: dict[str, Any], payload: Sequence[bytes], sender: Sender) -> Message:  # noqa: PLR0911 - a table
-    match header.get("k"):
-        case "Heartbeat":
-            member = _member(header.get("m"))
-            version, base_count = (_integer(n, 0, SEQUENCE_MAX) for n in _list(header.get("h"), 2))
-            if (member.name, member.epoch) != (sender.name, sender.epoch):
-                raise DecodeError("a heartbeat speaks of its sender")
-            if len(payload) != 1 or len(payload[0]) != _HEARTBEAT.size or base_count > version:
-                raise DecodeError("a heartbeat's payload is an audit hash and a base hash")
-            audit, base_hash = _HEARTBEAT.unpack(payload[0])
-            return Heartbeat(member, Head(member.name, member.epoch, version, audit, base_count, base_hash))
-        case "Deltas":
-            entries = _array(header.get("d"), DELTAS_PER_MESSAGE_MAX)
-            if len(entries) != len(payload):
-                raise DecodeError("each delta has one payload frame")
-            return Deltas(tuple(_delta(entry, frame) for entry, frame in zip(entries, payload, strict=True)))
-        case "Members":
-            return Members(_sightings(header.get("ms")))
-        case "Join":
-            return Join(_member_of(sender, header))
-        case "Pull":
-            return Pull(_versions(header.get("have")))
-        case "Compare":
-            if len(payload) != 1 or len(payload[0]) != FINGERPRINT_BYTES:
-                raise DecodeError("the payload of Compare is a fingerprint")
-            return Compare(_member_of(sender, header), payload[0])
-        case "Versions":
-            return Versions(_versions(header.get("have")))
-        case _:
-            raise DecodeError("a kind of message that is not known")
+# Each kind's own header fields and payload, out.
 
 
-# Header fields, out and in.
+def _heartbeat_out(message: Heartbeat) -> tuple[Header, Payload]:
+    member, head = message.member, message.head
+    assert (head.owner, head.epoch) == (member.name, member.epoch)
+    return {"m": fields.member_out(member), "h": [head.version, head.base_count]}, [_head_frame(head)]
 
 
-def _epoch_out(epoch: Epoch) -> list[int]:
-    return [epoch.counter, epoch.nonce]
+def _heads_out(message: Heads) -> tuple[Header, Payload]:
+    heads = [[h.owner, *fields.epoch_out(h.epoch), h.version, h.base_count] for h in message.heads]
+    return {"h": heads}, [_head_frame(head) for head in message.heads]
 
 
-def _member_out(member: Member) -> dict[str, Any]:
-    out = {
-        "n": member.name,
-        "e": _epoch_out(member.epoch),
-        "a": member.address,
-        "p": [member.publish_port, member.router_port],
-        "z": member.zone,
-        "x": dict(member.attributes),
-        "i": member.refutation,
-        "t": int(member.status),
+def _part_out(message: Part) -> tuple[Header, Payload]:
+    pieces = [[p.owner, *fields.epoch_out(p.epoch), p.version, int(p.last)] for p in message.pieces]
+    header = {
+        "i": message.number,
+        "l": int(message.last),
+        "ms": fields.claims_out(message.claims),
+        "d": [_delta_out(delta) for delta in message.deltas],
+        "p": pieces,
     }
-    if member.server_key:
-        out["k"] = base64.b64encode(member.server_key).decode()
-    return out
-
-
-def _sightings_out(sightings: Iterable[Sighting]) -> list[Any]:
-    return [[_member_out(sighting.member), round(sighting.age_s, 3)] for sighting in sightings]
-
-
-def _versions_out(versions: Iterable[Version]) -> list[Any]:
-    return [[version.owner, *_epoch_out(version.epoch), version.version] for version in versions]
+    frames = [write_content(delta) for delta in message.deltas]
+    frames.append(write_keys(message.keys))
+    frames += [write_pairs(piece.sequences, piece.references) for piece in message.pieces]
+    return header, frames
 
 
 def _delta_out(delta: Delta) -> list[Any]:
     after = 0 if isinstance(delta, Snapshot) else delta.after
-    return [_KINDS[type(delta)], delta.owner, *_epoch_out(delta.epoch), after, delta.version]
+    return [_KINDS[type(delta)], delta.owner, *fields.epoch_out(delta.epoch), after, delta.version]
 
 
-def _list(value: object, length: int) -> list[Any]:
-    if not isinstance(value, list) or len(value) != length:
-        raise DecodeError(f"not an array of {length}")
-    return value
+def _head_frame(head: Head) -> bytes:
+    return _AUDIT.pack(head.audit) + head.base_hash
 
 
-def _array(value: object, length_max: int) -> list[Any]:
-    if not isinstance(value, list) or len(value) > length_max:
-        raise DecodeError(f"not an array of at most {length_max}")
-    return value
+_ENCODERS: Final[Mapping[type[Message], Callable[[Any], tuple[Header, Payload]]]] = {
+    Heartbeat: _heartbeat_out,
+    Members: lambda m: ({"ms": fields.claims_out(m.claims)}, []),
+    Heads: _heads_out,
+    Deltas: lambda m: ({"d": [_delta_out(d) for d in m.deltas]}, [write_content(d) for d in m.deltas]),
+    Join: lambda m: ({"m": fields.member_out(m.member)}, []),
+    Ping: lambda m: ({"m": fields.member_out(m.member), "i": m.number}, []),
+    PingRequest: lambda m: (
+        {"m": fields.member_out(m.member), "i": m.number, "to": fields.member_out(m.target)},
+        [],
+    ),
+    Ack: lambda m: ({"m": fields.member_out(m.member), "i": m.number}, []),
+    Nack: lambda m: ({"i": m.number}, []),
+    Compare: lambda m: ({"m": fields.member_out(m.member)}, [m.fingerprint]),
+    Buckets: lambda m: ({}, [_HASHES.pack(*m.hashes)]),
+    Busy: lambda _: ({}, []),
+    Versions: lambda m: ({"b": list(m.buckets), "have": fields.versions_out(m.versions)}, []),
+    Pull: lambda m: ({"have": fields.standings_out(m.have)}, []),
+    Part: _part_out,
+    More: lambda _: ({}, []),
+}
 
 
-def _integer(value: object, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise DecodeError(f"not a whole number from {least} to {most}")
-    return value
+# And in.
 
 
-def _text(value: object, characters_max: int) -> str:
-    if not isinstance(value, str) or len(value) > characters_max or not value.isprintable():
-        raise DecodeError(f"not printable text of at most {characters_max} characters")
-    return value
+def _heartbeat(header: Header, payload: Payload, sender: Sender) -> Heartbeat:
+    member = _own_member(header, payload, sender)
+    version, base_count = fields.listed(header.get("h"), 2)
+    entry = [member.name, member.epoch.counter, member.epoch.nonce, version, base_count]
+    return Heartbeat(member, _head(entry, _one(payload)))
 
 
-def _name(value: object) -> str:
-    name = _text(value, NAME_CHARACTERS_MAX)
-    if not name:
-        raise DecodeError("an empty name")
-    return name
+def _heads(header: Header, payload: Payload, _sender: Sender) -> Heads:
+    entries = fields.array(header.get("h"), HEADS_PER_MESSAGE_MAX)
+    return Heads(tuple(_head(entry, frame) for entry, frame in _paired(entries, payload)))
 
 
-def _epoch(value: object) -> Epoch:
-    counter, nonce = _list(value, 2)
-    return Epoch(_integer(counter, 1, COUNTER_MAX), _integer(nonce, 0, U64_MAX))
+def _deltas(header: Header, payload: Payload, _sender: Sender) -> Deltas:
+    entries = fields.array(header.get("d"), DELTAS_PER_MESSAGE_MAX)
+    return Deltas(tuple(_delta(entry, frame) for entry, frame in _paired(entries, payload)))
 
 
-def _member(value: object) -> Member:
-    if not isinstance(value, dict):
-        raise DecodeError("a member is an object")
-    publish_port, router_port = (_integer(port, 1, 65535) for port in _list(value.get("p"), 2))
-    attributes = value.get("x")
-    if not isinstance(attributes, dict) or len(attributes) > ATTRIBUTES_MAX:
-        raise DecodeError(f"attributes are an object of at most {ATTRIBUTES_MAX} entries")
-    return Member(
-        _name(value.get("n")),
-        _epoch(value.get("e")),
-        _name(value.get("a")),
-        publish_port,
-        router_port,
-        _text(value.get("z"), NAME_CHARACTERS_MAX),
-        {_text(k, ATTRIBUTE_CHARACTERS_MAX): _text(v, ATTRIBUTE_CHARACTERS_MAX) for k, v in attributes.items()},
-        _server_key(value.get("k", "")),
-        _integer(value.get("i"), 0, REFUTATION_MAX),
-        Status(_integer(value.get("t"), Status.ALIVE, Status.LEFT)),
+def _compare(header: Header, payload: Payload, sender: Sender) -> Compare:
+    fingerprint = _one(payload)
+    if len(fingerprint) != FINGERPRINT_BYTES:
+        raise DecodeError(f"a fingerprint is of {FINGERPRINT_BYTES} bytes")
+    return Compare(_own_member(header, payload, sender), fingerprint)
+
+
+def _buckets(_header: Header, payload: Payload, _sender: Sender) -> Buckets:
+    frame = _one(payload)
+    if len(frame) != BUCKETS * BUCKET_BYTES:
+        raise DecodeError(f"buckets are {BUCKETS} hashes")
+    return Buckets(_HASHES.unpack(frame))
+
+
+def _versions(header: Header, _payload: Payload, _sender: Sender) -> Versions:
+    buckets = tuple(fields.integer(number, 0, BUCKETS - 1) for number in fields.array(header.get("b"), BUCKETS))
+    return Versions(buckets, fields.versions(header.get("have")))
+
+
+def _part(header: Header, payload: Payload, _sender: Sender) -> Part:
+    entries = fields.array(header.get("d"), DELTAS_PER_MESSAGE_MAX)
+    pieces = fields.array(header.get("p"), PIECES_PER_PART_MAX)
+    if len(payload) != len(entries) + 1 + len(pieces):
+        raise DecodeError("a part has a frame for each delta, one for its keys, and one for each piece")
+    return Part(
+        fields.integer(header.get("i"), 1, U64_MAX),
+        bool(fields.integer(header.get("l"), 0, 1)),
+        fields.claims(header.get("ms"), CLAIMS_PER_MESSAGE_MAX),
+        tuple(_delta(entry, frame) for entry, frame in zip(entries, payload[: len(entries)], strict=True)),
+        read_keys(payload[len(entries)]),
+        tuple(_piece(entry, frame) for entry, frame in zip(pieces, payload[len(entries) + 1 :], strict=True)),
     )
 
 
-def _server_key(value: object) -> bytes:
-    text = _text(value, SERVER_KEY_CHARACTERS)
-    try:
-        key = base64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise DecodeError("a key that is not base64") from error
-    if len(key) not in (0, SERVER_KEY_BYTES):
-        raise DecodeError(f"a key is of {SERVER_KEY_BYTES} bytes")
-    return key
-
-
-def _member_of(sender: Sender, header: dict[str, Any]) -> Member:
-    member = _member(header.get("m"))
+def _own_member(header: Header, _payload: Payload, sender: Sender) -> Member:
+    member = fields.member(header.get("m"))
     if (member.name, member.epoch) != (sender.name, sender.epoch):
         raise DecodeError("the record is not the sender's")
     return member
 
 
-def _sightings(value: object) -> tuple[Sighting, ...]:
-    sightings = []
-    for entry in _array(value, SIGHTINGS_PER_MESSAGE_MAX):
-        member, age_s = _list(entry, 2)
-        if type(age_s) not in (int, float) or not math.isfinite(age_s) or not 0 <= age_s <= AGE_S_MAX:
-            raise DecodeError("an age is a number of seconds")
-        sightings.append(Sighting(_member(member), float(age_s)))
-    return tuple(sightings)
+def _number(header: Header) -> int:
+    return fields.integer(header.get("i"), 0, U64_MAX)
 
 
-def _versions(value: object) -> tuple[Version, ...]:
-    return tuple(_version(entry) for entry in _array(value, VERSIONS_PER_MESSAGE_MAX))
+_DECODERS: Final[Mapping[str, Callable[[Header, Payload, Sender], Message]]] = {
+    "Heartbeat": _heartbeat,
+    "Members": lambda h, _p, _s: Members(fields.claims(h.get("ms"), CLAIMS_PER_MESSAGE_MAX)),
+    "Heads": _heads,
+    "Deltas": _deltas,
+    "Join": lambda h, p, s: Join(_own_member(h, p, s)),
+    "Ping": lambda h, p, s: Ping(_own_member(h, p, s), _number(h)),
+    "PingRequest": lambda h, p, s: PingRequest(_own_member(h, p, s), _number(h), fields.member(h.get("to"))),
+    "Ack": lambda h, _p, _s: Ack(fields.member(h.get("m")), _number(h)),
+    "Nack": lambda h, _p, _s: Nack(_number(h)),
+    "Compare": _compare,
+    "Buckets": _buckets,
+    "Busy": lambda _h, _p, _s: Busy(),
+    "Versions": _versions,
+    "Pull": lambda h, _p, _s: Pull(fields.standings(h.get("have"))),
+    "Part": _part,
+    "More": lambda _h, _p, _s: More(),
+}
 
 
-def _version(value: object) -> Version:
-    owner, counter, nonce, version = _list(value, 4)
-    epoch = Epoch(_integer(counter, 0, COUNTER_MAX), _integer(nonce, 0, U64_MAX))
-    return Version(_name(owner), epoch, _integer(version, 0, SEQUENCE_MAX))
+def _one(payload: Payload) -> bytes:
+    if len(payload) != 1:
+        raise DecodeError("not one frame of payload")
+    return payload[0]
+
+
+def _paired(entries: list[Any], payload: Payload) -> zip[tuple[Any, bytes]]:
+    if len(entries) != len(payload):
+        raise DecodeError("each entry has one frame of payload")
+    return zip(entries, payload, strict=True)
+
+
+def _head(entry: object, frame: bytes) -> Head:
+    name, counter, nonce, version, base_count = fields.listed(entry, 5)
+    if len(frame) not in (_AUDIT.size, _AUDIT.size + BASE_HASH_BYTES):
+        raise DecodeError("the payload of a head is an audit hash, and a base hash if it is known")
+    head = Head(
+        fields.name(name),
+        fields.epoch([counter, nonce]),
+        fields.integer(version, 0, SEQUENCE_MAX),
+        _AUDIT.unpack_from(frame)[0],
+        fields.integer(base_count, 0, SEQUENCE_MAX),
+        frame[_AUDIT.size :],
+    )
+    if head.base_count > (head.version if head.base_hash else 0):
+        raise DecodeError("a base of more keys than there were changes")
+    return head
 
 
 def _delta(entry: object, frame: bytes) -> Delta:
-    kind, name, counter, nonce, first, last = _list(entry, 6)
-    owner, epoch = _name(name), _epoch([counter, nonce])
-    after, version = _integer(first, 0, SEQUENCE_MAX), _integer(last, 0, SEQUENCE_MAX)
+    kind, name, counter, nonce, first, last = fields.listed(entry, 6)
+    owner, epoch = fields.name(name), fields.epoch([counter, nonce])
+    after, version = fields.integer(first, 0, SEQUENCE_MAX), fields.integer(last, 0, SEQUENCE_MAX)
     adds, numbers = read_content(frame, numbered=kind != "S")
     delta: Delta
     if kind == "S" and after == 0:
@@ -322,3 +341,19 @@ def _delta(entry: object, frame: bytes) -> Delta:
     if not inside or after > version or (numbers and numbers[-1] > version):
         raise DecodeError("a sequence number lies outside its interval")
     return delta
+
+
+def _piece(entry: object, frame: bytes) -> Piece:
+    name, counter, nonce, version, last = fields.listed(entry, 5)
+    sequences, references = read_pairs(frame)
+    piece = Piece(
+        fields.name(name),
+        fields.epoch([counter, nonce]),
+        fields.integer(version, 0, SEQUENCE_MAX),
+        bool(fields.integer(last, 0, 1)),
+        sequences,
+        references,
+    )
+    if sequences and sequences[-1] > piece.version:
+        raise DecodeError("a sequence number lies above its version")
+    return piece

@@ -6,8 +6,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from gossip.codec import ATTRIBUTE_CHARACTERS_MAX, ATTRIBUTES_MAX, NAME_CHARACTERS_MAX
 from gossip.errors import ConfigError
+from gossip.fields import ATTRIBUTE_CHARACTERS_MAX, ATTRIBUTES_MAX, NAME_CHARACTERS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,14 +56,22 @@ class Config:
     the others, which costs a moment and sending its content again."""
 
     heartbeat_s: float = 1.0
-    """Between two heartbeats. Lower finds silent members sooner only together with the two limits below; the traffic
-    grows in proportion (about 400 bytes to each member)."""
+    """Between two heartbeats. Lower finds silent members sooner only together with `silence_s`; the traffic grows in
+    proportion (about 300 bytes to each neighbour)."""
 
-    silent_last_s: float = 3.0
-    """A member silent for so long is ranked last. At least two heartbeats, or one lost message is enough."""
+    silence_s: float = 3.5
+    """A neighbour silent for so long is ranked last, and probed. At least two heartbeats, or one lost message is
+    enough. Lower finds dead members sooner and suspects stalled ones more often."""
 
-    silent_hidden_s: float = 8.0
-    """A member silent for so long is hidden. More than `silent_last_s`; lower hides members that merely stall."""
+    probe_timeout_s: float = 0.5
+    """How long the answer to a ping is waited for; then others are asked to ping, and given as long. More than a round
+    trip, and than the usual stall of a node's event loop."""
+
+    suspicion_min_s: float = 4.0
+    suspicion_max_s: float = 16.0
+    """How long a suspected member may take to deny it: from the one, when many suspect it, to the other, when one does.
+    `silence_s` + 2 `probe_timeout_s` + `suspicion_min_s` is how long a member may stall without being called DOWN, and
+    how soon it is when it lost power; raise the minimum where nodes stall for long."""
 
     coalesce_s: float = 0.1
     """Changes within this time of the last publication wait and go together. Higher saves messages in a burst and costs
@@ -73,9 +81,10 @@ class Config:
     """Between two comparisons with a random member, which repair what was lost on the way. Higher saves about 200 bytes
     each time and repairs later."""
 
-    forget_s: float = 3600.0
-    """A member that nobody heard for so long is forgotten. At least ten times `silent_hidden_s`. Higher keeps more dead
-    weight in memory; lower makes nodes that return after a long partition send their content again."""
+    forget_s: float = 172_800.0
+    """The record of a member that is gone is kept for so long (its content for ten minutes). At least ten times
+    `suspicion_max_s`, and more than twice as long as any partition or pause may last: a node cut off for half of it
+    forgets the others. Higher keeps more dead weight, about 500 bytes a member."""
 
     def __post_init__(self) -> None:
         self._check_text("name", self.name)
@@ -118,16 +127,16 @@ class Config:
                 raise ConfigError("attributes", f"{key!r}: {value!r}", f"printable, at most {most} characters each")
 
     def _check_times(self) -> None:
-        for name in ("heartbeat_s", "coalesce_s", "sync_s"):
+        for name in ("heartbeat_s", "probe_timeout_s", "suspicion_min_s", "coalesce_s", "sync_s"):
             value = getattr(self, name)
             if not 0.01 <= value <= 60:
                 raise ConfigError(name, value, "from 0.01 to 60 seconds")
-        if not self.silent_last_s >= 2 * self.heartbeat_s:
-            raise ConfigError("silent_last_s", self.silent_last_s, "at least twice heartbeat_s")
-        if not self.silent_hidden_s > self.silent_last_s:
-            raise ConfigError("silent_hidden_s", self.silent_hidden_s, "more than silent_last_s")
-        if not 10 * self.silent_hidden_s <= self.forget_s <= 1e6:
-            raise ConfigError("forget_s", self.forget_s, "ten times silent_hidden_s to 1,000,000 seconds")
+        if not 2 * self.heartbeat_s <= self.silence_s <= 600:
+            raise ConfigError("silence_s", self.silence_s, "twice heartbeat_s to 600 seconds")
+        if not self.suspicion_min_s <= self.suspicion_max_s <= 600:
+            raise ConfigError("suspicion_max_s", self.suspicion_max_s, "suspicion_min_s to 600 seconds")
+        if not 10 * self.suspicion_max_s <= self.forget_s <= 1e7:
+            raise ConfigError("forget_s", self.forget_s, "ten times suspicion_max_s to 10,000,000 seconds")
 
 
 def parse_seed(seed: str) -> tuple[str, int]:

@@ -11,7 +11,8 @@ class Counters:
     """Counts since the node was made.
 
     `dropped` is by reason: malformed, oversized, cluster, version (not a message for this node); own_name (another
-    node has this node's name), stale_epoch, unknown_owner (late or early); unsent (the way to a member was full).
+    node has this node's name), stale_epoch, unknown_owner (late or early), part (of an answer that is not expected);
+    unsent (the way to a member was full).
     """
 
     messages_in: int = 0
@@ -28,7 +29,13 @@ class Counters:
     audit_mismatches: int = 0
     """Cells that contradicted their owner, were dropped, and pulled again. More than zero means a defect."""
     conflicts: int = 0
-    """Times that this node had to raise its epoch twice in a second: most likely two nodes have one name."""
+    """Times that another node of this node's name was found, or was most likely there."""
+    suspicions: int = 0
+    """Members that this node suspected by itself."""
+    downs: int = 0
+    """Members that went DOWN, as far as this node knows."""
+    refutations: int = 0
+    """Times that this node was suspected, or called DOWN, and denied it."""
     refused_keys: int = 0
     """Keys of this node's own that exceed a limit, and are not advertised."""
     refused_connections: int = 0

@@ -26,6 +26,10 @@ class EpochFileError(GossipError, OSError):
     """The epoch file cannot be read or written."""
 
 
+class DuplicateNameError(GossipError):
+    """Another running node has this node's name. This one said nothing more to the others and must be stopped."""
+
+
 class DecodeError(GossipError, ValueError):
     """Bytes that are no message for this node. `reason` is one of malformed, oversized, cluster, version."""
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gossip.messages import Version
 from gossip.payload import content_bytes
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Container
 
+    from gossip.messages import Standing
     from gossip.or_set import Delta, Epoch, ORSet
 
 PER_OWNER_MAX: Final = 4
@@ -74,9 +74,9 @@ class Gaps:
         self._wants.pop(owner, None)
         self._early.pop(owner, None)
 
-    def due(self, held: ORSet, members: Container[str], now: float) -> dict[str, list[Version]]:
+    def due(self, held: ORSet, members: Container[str], now: float) -> dict[str, list[Standing]]:
         """What to ask for now, by the member to ask; what has come or was asked for too often is given up."""
-        asked: dict[str, list[Version]] = {}
+        asked: dict[str, list[Standing]] = {}
         for owner, want in list(self._wants.items()):
             if want.due > now:
                 continue
@@ -87,7 +87,7 @@ class Gaps:
             source = want.source if want.pulls == 0 and want.source in members else owner
             want.pulls += 1
             want.due = now + PULL_RETRY_S
-            asked.setdefault(source, []).append(Version(owner, epoch, version))
+            asked.setdefault(source, []).append((owner, epoch, version))
         return asked
 
     def delay_s(self) -> float:

@@ -2,23 +2,33 @@
 
 Each member has one *record* (`Member`), and records of one name are totally ordered by (epoch, refutation, status), so
 join is the maximum. Only the member itself raises its epoch (a restart) or its refutation (it answers an accusation);
-others may raise the status.
+others may raise the status, and say who they are when they suspect (`Claim`).
 
-*Visibility* is derived, not replicated: each replica judges by what it hears itself. A member that is silent for a
-little while is ranked last, for longer it is hidden, and it is visible again as soon as it is heard. Its content stays,
-so all of this costs no traffic.
+*Visibility* is derived, not replicated:
 
-A member that nobody has heard for `forget_s` is forgotten with everything it held. So that replicas do not teach each
-other a forgotten member again, a record travels with its *age* (seconds since anybody is known to have heard the
-member), and is not told any more when half of `forget_s` has gone by. Ages are differences, so no clocks are compared.
+| record                                              | visibility                                          |
+|-----------------------------------------------------|-----------------------------------------------------|
+| ALIVE                                               | normal; last if this replica listens to it and its  |
+|                                                     | connection broke or it is silent                    |
+| SUSPECT                                             | last                                                |
+| DOWN, from others, for less than 3 s                | last: it may be alive and deny it                   |
+| DOWN, in a mass failure, for less than 60 s         | last: it is more likely that this node is cut off   |
+| DOWN otherwise, LEFT                                | hidden; its content stays, so this costs no traffic |
+
+*Forgetting.* The content of a member that is gone is dropped after ten minutes, and its record after `forget_s`. No
+ghosts: (R1) a record of somebody unknown who is gone is ignored, (R2) a record that has been gone for half of
+`forget_s` is told to nobody, (R3) who met nobody for as long forgets everything, (R4) newcomers are probed first.
+All of this by the local monotonic clock; clocks are never compared.
 
 Invariants: this node is never among the others; a record never falls in the order; there are at most `MEMBERS_MAX`.
+Source: SWIM (Das, Gupta, Motivala 2002), and memberlist and foca, which implement it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -27,10 +37,25 @@ if TYPE_CHECKING:
     from gossip.config import Config
     from gossip.or_set import Epoch
 
+PROTOCOL: Final = 1
+"""What this replica speaks. It also understands the one before, when there is one."""
+
 MEMBERS_MAX: Final = 10_000
 REFUTATION_MAX: Final = 2**32 - 1
 SERVER_KEY_BYTES: Final = 32
 """Of a CURVE public key."""
+
+GRACE_S: Final = 3.0
+"""A member that others call DOWN has so long to deny it before it is hidden. When a parted cluster meets again, each
+side has called the other's healthy members DOWN; none of them is ever hidden on its own side."""
+MASS_WINDOW_S: Final = 10.0
+MASS_SHARE: Final = 0.3
+MASS_MEMBERS_MIN: Final = 3
+"""A mass failure: more than this share of the members, and at least so many, go DOWN within the window. One of two and
+one of three are no mass."""
+MASS_GRACE_S: Final = 60.0
+DROP_S: Final = 600.0
+"""The content of a member that is gone is kept for so long: it returns without sending it again."""
 
 RELINK_S: Final = 10.0
 RELINK_S_MAX: Final = 60.0
@@ -59,7 +84,8 @@ class Member:
     """A member's record: what it says of itself, and what is said of it.
 
     `address` is where it is reached, an IP address or a host name; `attributes` mean nothing to gossip; `server_key`
-    is the public CURVE key with which its sockets listen; empty without a secret.
+    is the public key with which its sockets listen (32 bytes, or none without a secret); `protocol` is the version that
+    it speaks.
     """
 
     name: str
@@ -70,6 +96,7 @@ class Member:
     zone: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     server_key: bytes = b""
+    protocol: int = PROTOCOL
     refutation: int = 0
     status: Status = Status.ALIVE
 
@@ -79,40 +106,51 @@ class Member:
         return (self.epoch, self.refutation, self.status)
 
     @property
+    def life(self) -> tuple[Epoch, int]:
+        """What only the member itself raises."""
+        return (self.epoch, self.refutation)
+
+    @property
     def endpoints(self) -> tuple[str, int, int]:
         """Where it is reached."""
         return (self.address, self.publish_port, self.router_port)
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """A record, and how many seconds ago the member was last heard by anybody."""
+class Claim:
+    """A record, and when it says SUSPECT, who suspects."""
 
     member: Member
-    age_s: float
+    accuser: str = ""
 
 
 @dataclass(slots=True)
 class Other:
     """Another member, as this replica sees it.
 
-    `heard_at` is when this replica heard it, `alive_at` the same including what others told. `sequence` is the last
-    number of its published messages, 0 before the first. `linked_at` is when its connection was last opened,
-    `corrected_at` when it was last told that a higher record of it exists.
+    `heard_at` is when this replica heard it, or learned news of it. `linked_at` is when its connection was last opened,
+    None while this replica does not listen to it; `sequence` is the last number heard on that connection, 0 before the
+    first. `gone_at` is since when it is DOWN or LEFT, `hidden_at` from when a DOWN hides it. `corrected_at` is when it
+    was last told that a higher record of it exists.
     """
 
     member: Member
     heard_at: float
-    alive_at: float
-    visibility: Visibility
-    linked_at: float
+    visibility: Visibility = Visibility.NORMAL
+    linked_at: float | None = None
     disconnected: bool = False
-    corrected_at: float = float("-inf")
     sequence: int = 0
+    gone_at: float = inf
+    hidden_at: float = inf
+    corrected_at: float = -inf
 
 
 class Membership:
-    """All records of one replica. Times are monotonic seconds of the local clock."""
+    """All records of one replica. Times are monotonic seconds of the local clock.
+
+    `changed` is set whenever something changed that lookups depend on, `reshaped` when the set of live members did;
+    who acts on them clears them.
+    """
 
     def __init__(self, config: Config, epoch: Epoch) -> None:
         self.me = Member(
@@ -126,113 +164,187 @@ class Membership:
             server_key=config.secret.curve_keys()[0].public if config.secret else b"",
         )
         self.others: dict[str, Other] = {}
-        self._last_s = config.silent_last_s
-        self._hidden_s = config.silent_hidden_s
+        self.gone: dict[str, Other] = {}
+        """Those of the others that are DOWN or LEFT."""
+        self.linked: dict[str, Other] = {}
+        """Those of the others that this replica listens to."""
+        self.changed = False
+        self.reshaped = False
+        self._silence_s = config.silence_s
         self._forget_s = config.forget_s
+        self._fell: dict[str, float] = {}
+        """When members went DOWN, for those who did so within the window of a mass failure."""
 
-    def learn(self, sighting: Sighting, now: float) -> bool:
-        """Join a record of another member; whether it is news."""
-        member = sighting.member
+    def learn(self, member: Member, now: float, *, witnessed: bool = False) -> bool:
+        """Join a record of another member; whether it is news. `witnessed`: this replica itself says DOWN."""
         assert member.name != self.me.name
-        alive_at = now - sighting.age_s
         other = self.others.get(member.name)
         if other is None:
-            # A stub is never created by hearsay: who is gone and unknown stays unknown.
-            if member.status > Status.SUSPECT or len(self.others) + 1 >= MEMBERS_MAX:
+            if member.status >= Status.DOWN or len(self.others) + 1 >= MEMBERS_MAX:
                 return False
-            if sighting.age_s >= self._forget_s / 2:
-                return False
-            other = Other(member, alive_at, alive_at, Visibility.NORMAL, linked_at=now)
-            self.others[member.name] = other
+            other = self.others[member.name] = Other(member, now)
+            self.reshaped = True
         elif member.rank <= other.member.rank:
-            other.alive_at = max(other.alive_at, alive_at)
             return False
         else:
-            if member.epoch != other.member.epoch:
+            before, other.member = other.member, member
+            if member.life > before.life:
+                # News of a life is as good as a chance to be heard: it may have moved.
+                other.heard_at = now
+                other.disconnected = False
+            if member.epoch != before.epoch:
                 other.sequence = 0
-            other.member = member
-            # News of a member is as good as a chance to be heard: it may have moved.
-            other.heard_at = max(other.heard_at, alive_at)
-            other.alive_at = max(other.alive_at, alive_at)
-            other.disconnected = False
-        other.visibility = self._visibility(other, now)
+            if (member.status >= Status.DOWN) != (before.status >= Status.DOWN):
+                self._turn(other, now)
+            if member.status is Status.DOWN:
+                other.hidden_at = self._hiding(other, now, witnessed=witnessed)
+        self.changed = True
+        self._judge(other, now)
         return True
 
-    def hear(self, name: str, now: float) -> bool:
-        """Note a sign of life of a known member; whether its visibility changed."""
+    def hear(self, name: str, now: float) -> None:
+        """Note a sign of life of a known member."""
         other = self.others[name]
-        other.heard_at = other.alive_at = now
-        other.disconnected = False
-        return self._judge(other, now)
+        other.heard_at = now
+        if other.disconnected or other.visibility is not Visibility.NORMAL:
+            other.disconnected = False
+            self._judge(other, now)
 
-    def disconnected(self, name: str, now: float) -> bool:
+    def disconnected(self, name: str, now: float) -> None:
         """Note that the connection to a member broke: it is ranked last until it is heard again."""
-        other = self.others.get(name)
-        if other is None:
-            return False
-        other.disconnected = True
-        return self._judge(other, now)
+        other = self.linked.get(name)
+        if other is not None:
+            other.disconnected = True
+            self._judge(other, now)
 
-    def revise(self, now: float) -> bool:
-        """Judge everybody by the time; whether any visibility changed."""
-        changed = [self._judge(other, now) for other in self.others.values()]
-        return any(changed)
+    def link(self, name: str, now: float) -> Member:
+        """This replica listens to a member from now on, or anew; it has a moment to be heard."""
+        other = self.linked[name] = self.others[name]
+        other.linked_at = other.heard_at = now
+        other.sequence = 0
+        other.disconnected = False
+        return other.member
+
+    def unlink(self, name: str, now: float) -> None:
+        """This replica does not listen to a member any more, and does not judge it by what it hears."""
+        other = self.linked.pop(name)
+        other.linked_at = None
+        other.disconnected = False
+        self._judge(other, now)
+
+    def revise(self, now: float) -> None:
+        """Judge by the time those that time can change."""
+        for other in self.linked.values():
+            self._judge(other, now)
+        for other in self.gone.values():
+            if other.visibility is not Visibility.HIDDEN:
+                self._judge(other, now)
+
+    def silent(self, other: Other, now: float) -> bool:
+        """Whether a member that this replica listens to owes it a sign of life."""
+        return other.disconnected or now - other.heard_at > self._silence_s
 
     def relink(self, now: float) -> list[Member]:
         """The silent members whose connection is to be opened anew now."""
         silent = []
-        for other in self.others.values():
+        for other in self.linked.values():
+            assert other.linked_at is not None
             silent_then_s = other.linked_at - other.heard_at
             due_at = other.linked_at + min(max(silent_then_s, RELINK_S), RELINK_S_MAX)
-            silent_now = now - other.heard_at > RELINK_S
-            if silent_now and now >= due_at and other.member.status is not Status.LEFT:
+            if now - other.heard_at > RELINK_S and now >= due_at:
                 other.linked_at = now
                 silent.append(other.member)
         return silent
 
     def excuse(self, pause_s: float) -> None:
         """This process itself slept: nobody is to blame for the silence meanwhile."""
-        for other in self.others.values():
+        for other in self.linked.values():
             other.heard_at += pause_s
-            other.alive_at += pause_s
 
     def refute(self, accusation: Member) -> None:
         """Answer what is said of this node in its present epoch by a higher record."""
         assert accusation.epoch == self.me.epoch
         self.me = replace(self.me, refutation=max(self.me.refutation, accusation.refutation) + 1)
 
-    def told(self, now: float) -> list[Sighting]:
-        """The records that this replica passes on, its own first."""
-        mine = [Sighting(self.me, 0.0)]
-        for other in self.others.values():
-            age_s = now - other.alive_at
-            if age_s < self._forget_s / 2:
-                mine.append(Sighting(other.member, max(age_s, 0.0)))
-        return mine
+    def live(self) -> list[str]:
+        """The names of the others that are below DOWN."""
+        return [name for name in self.others if name not in self.gone]
+
+    def ringed(self, now: float) -> tuple[list[str], bool]:
+        """Those that the overlay is made of: the live, and whom others call DOWN while they still may deny it; and
+        whether there are any of the latter, so that it is to be made again."""
+        doubtful = [
+            name
+            for name, other in self.gone.items()
+            if other.member.status is Status.DOWN and other.hidden_at > other.gone_at and now < other.gone_at + GRACE_S
+        ]
+        return [*self.live(), *doubtful], bool(doubtful)
+
+    def told(self, name: str, now: float) -> bool:
+        """Whether this replica tells others the record of this name (R2)."""
+        other = self.gone.get(name)
+        return other is None or now - other.gone_at < self._forget_s / 2
+
+    def dropped(self, now: float) -> list[str]:
+        """The names of those whose content is to be dropped."""
+        return [name for name, other in self.gone.items() if now - other.gone_at >= min(DROP_S, self._forget_s / 2)]
 
     def expired(self, now: float) -> list[str]:
         """The names of those to be forgotten."""
-        return [name for name, other in self.others.items() if now - other.alive_at >= self._forget_s]
+        return [name for name, other in self.gone.items() if now - other.gone_at >= self._forget_s]
 
     def forget(self, name: str) -> None:
-        """Drop a record."""
+        """Drop a record of a member that this replica does not listen to."""
+        assert name not in self.linked
         del self.others[name]
+        self.gone.pop(name, None)
+        self._fell.pop(name, None)
+        self.changed = self.reshaped = True
+
+    def protocol(self) -> int:
+        """What all live members speak: only what that version has may be said."""
+        return min((self.others[name].member.protocol for name in self.live()), default=PROTOCOL)
 
     def check(self) -> None:
         """Assert the invariants."""
         assert self.me.name not in self.others
         assert len(self.others) < MEMBERS_MAX
         assert all(name == other.member.name for name, other in self.others.items())
+        assert self.gone.keys() == {n for n, other in self.others.items() if other.member.status >= Status.DOWN}
+        assert self.linked.keys() == {n for n, other in self.others.items() if other.linked_at is not None}
+        assert all(other.visibility is not Visibility.NORMAL for other in self.gone.values())
 
-    def _judge(self, other: Other, now: float) -> bool:
-        before = other.visibility
-        other.visibility = self._visibility(other, now)
-        return before is not other.visibility
+    def _turn(self, other: Other, now: float) -> None:
+        """A member went, or came back."""
+        self.reshaped = True
+        if other.member.status >= Status.DOWN:
+            other.gone_at = now
+            self.gone[other.member.name] = other
+        else:
+            other.gone_at = other.hidden_at = inf
+            del self.gone[other.member.name]
+            self._fell.pop(other.member.name, None)
+
+    def _hiding(self, other: Other, now: float, *, witnessed: bool) -> float:
+        """From when a member that is DOWN now is hidden."""
+        self._fell = {name: at for name, at in self._fell.items() if now - at < MASS_WINDOW_S}
+        self._fell[other.member.name] = now
+        fell, live = len(self._fell), len(self.others) + 1 - len(self.gone)
+        if fell < MASS_MEMBERS_MIN or fell <= MASS_SHARE * (fell + live):
+            return now if witnessed else now + GRACE_S
+        for name, at in self._fell.items():
+            self.others[name].hidden_at = at + MASS_GRACE_S
+            self._judge(self.others[name], now)
+        return now + MASS_GRACE_S
+
+    def _judge(self, other: Other, now: float) -> None:
+        before, other.visibility = other.visibility, self._visibility(other, now)
+        self.changed |= before is not other.visibility
 
     def _visibility(self, other: Other, now: float) -> Visibility:
-        silence_s = now - other.heard_at
-        if other.member.status >= Status.DOWN or silence_s > self._hidden_s:
+        status = other.member.status
+        if status is Status.LEFT or (status is Status.DOWN and now >= other.hidden_at):
             return Visibility.HIDDEN
-        if other.member.status is Status.SUSPECT or other.disconnected or silence_s > self._last_s:
+        if status is not Status.ALIVE or (other.linked_at is not None and self.silent(other, now)):
             return Visibility.LAST
         return Visibility.NORMAL

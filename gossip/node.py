@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final, Self
 from gossip.codec import COUNTER_MAX, decode, encode
 from gossip.config import parse_seed
 from gossip.counters import Counters, Gauges
-from gossip.errors import DecodeError, EpochFileError
+from gossip.errors import DecodeError, DuplicateNameError, EpochFileError
 from gossip.membership import Visibility
-from gossip.outputs import Link, Publish, Reply, SaveEpoch, Send, Unlink
+from gossip.outputs import Conflict, Link, Publish, Reply, SaveEpoch, Send, Unlink
 from gossip.replica import Replica
 from gossip.transport import Address, Handler, Transport
 
@@ -34,7 +34,7 @@ SEED_ADDRESSES_MAX: Final = 16
 SEEK_S: Final = 0.2
 SEEK_S_MAX: Final = 10.0
 """A node without members asks its seeds again after so long, doubling up to the limit."""
-REJOIN_S: Final = 30.0
+REJOIN_S: Final = 10.0
 """A node that has members still asks a seed from time to time: so the halves of a parted cluster find each other."""
 RESOLVE_S_MAX: Final = 5.0
 HOLDERS_MAX: Final = 64
@@ -135,6 +135,11 @@ class Node:
         """The visible others, those ranked last at the end."""
         return self._replica.lookup.members()
 
+    def ranked_last(self, name: str) -> bool:
+        """Whether a member is silent, suspected, or said to be down: it may be gone, and others are better sources."""
+        other = self._replica.membership.others.get(name)
+        return other is not None and other.visibility is Visibility.LAST
+
     def holders(self, key: bytes, limit: int = HOLDERS_MAX) -> list[Member]:
         """At most `limit` of the visible members that hold `key`; without this node.
 
@@ -182,6 +187,8 @@ class Node:
                     sockets.unlink(name)
                 case SaveEpoch(counter):
                     _save_counter(self.config.epoch_file, counter)
+                case Conflict(other):
+                    self._fail(DuplicateNameError(f"another node of the name {other.name} runs at {other.address}"))
         self._set_timer()
 
     def _count_out(self, frames: list[bytes]) -> list[bytes]:
@@ -221,11 +228,11 @@ class Node:
 
     def _connected(self, name: str) -> None:
         # The subscription is on its way to the publisher while this dials, so nothing falls between.
-        self._perform(self._replica.connected(name))
+        self._perform(self._replica.connected(name, self._now()))
 
     def _disconnected(self, name: str) -> None:
         if self._transport is not None:
-            self._replica.disconnected(name, self._now())
+            self._perform(self._replica.disconnected(name, self._now()))
 
     def _refused(self) -> None:
         self.counters.refused_connections += 1

@@ -26,29 +26,28 @@ distinct; `(epoch, version)` never falls unless the owner is forgotten; the audi
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from gossip.cell import Cell, hash_of
 from gossip.index import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 KEY_BYTES_MAX: Final = 1024
 KEYS_PER_OWNER_MAX: Final = 65_536
-OWNER_BYTES_MAX: Final = 3 * 1024 * 1024
-"""All keys of one owner together, so that its snapshot always fits one message."""
+OWNER_BYTES_MAX: Final = 16 * 1024 * 1024
+"""All keys of one owner together."""
 
 SEQUENCE_MAX: Final = 2**32 - 1
 LOG_OPERATIONS_MAX: Final = 1024
 """How far back the owner answers with intervals. Raising it costs 100 bytes an operation on each node."""
-
-BASE_HASH_BYTES: Final = 16
+SWEEP_ELEMENTS: Final = 1024
+"""So many elements of dropped cells are taken out of the index at a time; about 1 ms."""
 
 Addition = tuple[int, bytes]
 """A sequence number and the key that was added by it."""
@@ -106,7 +105,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the owner stands: `audit` covers the live keys; the base is the sorted keys that its epoch began with."""
+    """Where the owner stands: `audit` covers the live keys; the base is the sorted keys that its epoch began with.
+
+    Who passes on a head without having seen the base leaves it out: `base_hash` is empty.
+    """
 
     owner: str
     epoch: Epoch
@@ -131,20 +133,6 @@ class Outcome(Enum):
     """It contradicts what is held; the owner's cell was dropped and must be pulled whole."""
 
 
-class Cell:
-    """One owner's set at one replica: parallel arrays of sequence numbers, ascending, and key ids."""
-
-    __slots__ = ("audit", "epoch", "identities", "sequences", "slot", "version")
-
-    def __init__(self, slot: int, epoch: Epoch) -> None:
-        self.slot = slot
-        self.epoch = epoch
-        self.version = 0
-        self.sequences: array[int] = array("I")
-        self.identities: array[int] = array("I")
-        self.audit = 0
-
-
 class ORSet:
     """All cells of one replica, its own among them, and the index over them.
 
@@ -154,12 +142,14 @@ class ORSet:
     def __init__(self, me: str, epoch: Epoch, group_of: Callable[[bytes], bytes | None]) -> None:
         self.me = me
         self.index = Index(group_of)
-        self.cells: dict[str, Cell] = {}
+        self._own_cell = Cell(self.index, epoch)
+        self.cells: dict[str, Cell] = {me: self._own_cell}
         self._own: dict[bytes, int] = {}
         self._own_bytes = 0
         self._log: deque[tuple[int, int]] = deque()  # (sequence, the dot it removed, or 0 for an addition)
-        self._base = (0, _hash_of(()))
-        self._own_cell = self._cell(me, epoch)
+        self._bases: dict[str, tuple[Epoch, int, bytes]] = {me: (epoch, 0, hash_of(()))}
+        self._staged: list[Cell] = []
+        self._retired: list[Cell] = []
 
     # What the owner does.
 
@@ -173,8 +163,8 @@ class ORSet:
         cell.version += 1
         self._own[key] = cell.version
         self._own_bytes += len(key)
-        inserted = self._insert(cell, cell.version, key)
-        assert inserted
+        appended = cell.append(cell.version, key)
+        assert appended
         self._record(cell.version, 0)
         return True
 
@@ -187,7 +177,7 @@ class ORSet:
         assert cell.version < SEQUENCE_MAX
         cell.version += 1
         self._own_bytes -= len(key)
-        self._delete(cell, sequence)
+        cell.delete(sequence)
         self._record(cell.version, sequence)
         return True
 
@@ -200,18 +190,13 @@ class ORSet:
         cell = self._own_cell
         assert epoch >= cell.epoch
         keys = sorted(self._own)
-        self._clear(cell)
+        cell.clear()
         cell.epoch, cell.version = epoch, len(keys)
         for sequence, key in enumerate(keys, 1):
-            self._insert(cell, sequence, key)
+            cell.append(sequence, key)
             self._own[key] = sequence
-        self._base = (len(keys), _hash_of(keys))
+        self._bases[self.me] = (epoch, len(keys), hash_of(keys))
         self._log.clear()
-
-    def head(self) -> Head:
-        """Where this node's own set stands."""
-        cell = self._own_cell
-        return Head(self.me, cell.epoch, cell.version, cell.audit, *self._base)
 
     # What every replica does.
 
@@ -225,12 +210,18 @@ class ORSet:
         cell = self.cells.get(owner)
         return 0 if cell is None else cell.audit
 
+    def head(self, owner: str | None = None) -> Head:
+        """Where an owner's set stands at this replica; this node's own if none is named."""
+        cell = self.cells[owner or self.me]
+        epoch, count, hashed = self._bases.get(owner or self.me, (BOTTOM, 0, b""))
+        if epoch != cell.epoch:
+            count, hashed = 0, b""
+        return Head(owner or self.me, cell.epoch, cell.version, cell.audit, count, hashed)
+
     def elements(self, owner: str) -> list[Addition]:
         """The live elements of an owner, by ascending sequence number."""
         cell = self.cells.get(owner)
-        if cell is None:
-            return []
-        return [(s, self.index.key(i)) for s, i in zip(cell.sequences, cell.identities, strict=True)]
+        return [] if cell is None else list(zip(cell.sequences, cell.keys(), strict=True))
 
     def diff(self, owner: str, epoch: Epoch, after: int) -> Delta | None:
         """What brings one who stands at `(epoch, after)` to where this replica stands; None when it is no further.
@@ -242,16 +233,20 @@ class ORSet:
             return None
         if epoch != cell.epoch or after == 0:
             return self.snapshot(owner)
-        later = bisect_right(cell.sequences, after)
-        adds = tuple(
-            (s, self.index.key(i)) for s, i in zip(cell.sequences[later:], cell.identities[later:], strict=True)
-        )
         if owner == self.me and self._log and after >= self._log[0][0] - 1:
-            removals = sorted(dot for sequence, dot in self._log if dot and sequence > after)
-            return Interval(owner, epoch, after, cell.version, adds, tuple(removals))
+            return self.interval(owner, after, [dot for sequence, dot in self._log if dot and sequence > after])
+        later = bisect_right(cell.sequences, after)
         if not later:
             return self.snapshot(owner)
+        adds = tuple(zip(cell.sequences[later:], cell.keys(later), strict=True))
         return LiveSet(owner, epoch, after, cell.version, adds, tuple(cell.sequences[:later]))
+
+    def interval(self, owner: str, after: int, removals: Iterable[int]) -> Interval:
+        """The interval from `after` to where this replica stands, by one who knows all removals in between."""
+        cell = self.cells[owner]
+        later = bisect_right(cell.sequences, after)
+        adds = tuple(zip(cell.sequences[later:], cell.keys(later), strict=True))
+        return Interval(owner, cell.epoch, after, cell.version, adds, tuple(sorted(removals)))
 
     def snapshot(self, owner: str) -> Snapshot | None:
         """Everything that is held of an owner; None when nothing is known of it."""
@@ -283,12 +278,18 @@ class ORSet:
         return Outcome.CORRUPT
 
     def rebase(self, head: Head) -> bool:
-        """Enter the owner's new epoch without content, when its first keys are those held of an older epoch."""
+        """Enter the owner's new epoch without content, when its first keys are those held of an older epoch.
+
+        In any case the base is remembered, to be shown to others.
+        """
         epoch, _ = self.at(head.owner)
-        if head.epoch <= epoch or head.owner == self.me:
+        if not head.base_hash or head.owner == self.me or head.epoch < epoch:
             return False
-        keys = sorted(key for _, key in self.elements(head.owner))
-        if len(keys) != head.base_count or _hash_of(keys) != head.base_hash:
+        self._bases[head.owner] = (head.epoch, head.base_count, head.base_hash)
+        if epoch in (head.epoch, BOTTOM):
+            return False
+        keys = sorted(self.cells[head.owner].keys())
+        if len(keys) != head.base_count or hash_of(keys) != head.base_hash:
             return False
         adds = tuple(enumerate(keys, 1))
         return self.apply(Snapshot(head.owner, head.epoch, len(keys), adds)) is Outcome.APPLIED
@@ -296,47 +297,82 @@ class ORSet:
     def forget(self, owner: str) -> None:
         """Drop everything that is held of another owner."""
         assert owner != self.me
+        self._bases.pop(owner, None)
         cell = self.cells.pop(owner, None)
         if cell is not None:
-            self._clear(cell)
-            self.index.release_slot(cell.slot)
+            self._retire(cell)
+
+    # Snapshots that come in pieces.
+
+    def stage(self, epoch: Epoch, version: int) -> Cell:
+        """An empty cell that nobody sees, to be filled and then installed or abandoned."""
+        cell = Cell(self.index, epoch, version)
+        self._staged.append(cell)
+        return cell
+
+    def install(self, owner: str, cell: Cell) -> Outcome:
+        """A staged cell is complete: it replaces what was held of the owner, if it is higher."""
+        if (cell.epoch, cell.version) <= self.at(owner):
+            self.abandon(cell)
+            return Outcome.STALE
+        self._staged.remove(cell)
+        if owner in self.cells:
+            self._retire(self.cells[owner])
+        self.cells[owner] = cell
+        return Outcome.APPLIED
+
+    def abandon(self, cell: Cell) -> None:
+        """A staged cell will not be completed."""
+        self._staged.remove(cell)
+        self._retire(cell)
+
+    def sweep(self) -> bool:
+        """Take some elements of dropped cells out of the index; whether there are more."""
+        if self._retired:
+            cell = self._retired[-1]
+            cell.shrink(SWEEP_ELEMENTS)
+            if not cell.sequences:
+                self._retired.pop().release()
+        return bool(self._retired)
+
+    @property
+    def swept(self) -> bool:
+        """Whether no dropped cells are left to sweep."""
+        return not self._retired
 
     def check(self) -> None:
         """Assert the invariants; linear in the number of elements."""
         self.index.check()
-        assert self.index.pairs == sum(len(cell.sequences) for cell in self.cells.values())
-        for owner, cell in self.cells.items():
-            elements = self.elements(owner)
-            sequences = [sequence for sequence, _ in elements]
-            assert sequences == sorted(set(sequences)), "I1: sequence numbers ascend"
-            assert not sequences or 1 <= sequences[0] <= sequences[-1] <= cell.version, "I1: within 1 to version"
-            assert all(self.index.holds(cell.slot, key) for _, key in elements), "every element is in the index"
-            audit = 0
-            for _, key in elements:
-                audit ^= _audit_of(key)
-            assert audit == cell.audit, "I4: the audit hash is that of the live keys"
+        cells = [*self.cells.values(), *self._staged, *self._retired]
+        assert self.index.pairs == sum(len(cell.sequences) for cell in cells)
+        for cell in self.cells.values():
+            cell.check()
         assert {key: sequence for sequence, key in self.elements(self.me)} == self._own
-
-    def _cell(self, owner: str, epoch: Epoch) -> Cell:
-        cell = self.cells.get(owner)
-        if cell is None:
-            cell = self.cells[owner] = Cell(self.index.claim_slot(), epoch)
-        cell.epoch = epoch
-        return cell
 
     def _record(self, sequence: int, removed: int) -> None:
         self._log.append((sequence, removed))
         if len(self._log) > LOG_OPERATIONS_MAX:
             self._log.popleft()
 
+    def _retire(self, cell: Cell) -> None:
+        # What is soon done is done at once.
+        cell.shrink(SWEEP_ELEMENTS)
+        if cell.sequences:
+            self._retired.append(cell)
+        else:
+            cell.release()
+
     def _replace(self, snapshot: Snapshot) -> bool:
-        cell = self._cell(snapshot.owner, snapshot.epoch)
-        self._clear(cell)
+        cell = self.cells.get(snapshot.owner)
+        if cell is None:
+            cell = self.cells[snapshot.owner] = Cell(self.index, snapshot.epoch)
+        cell.clear()
+        cell.epoch = snapshot.epoch
         return self._extend(cell, snapshot.adds)
 
     def _apply_interval(self, cell: Cell, interval: Interval) -> bool:
         for sequence in interval.removals:
-            self._delete(cell, sequence)
+            cell.delete(sequence)
         return self._extend(cell, interval.adds)
 
     def _apply_live_set(self, cell: Cell, delta: LiveSet) -> bool:
@@ -345,49 +381,10 @@ class ORSet:
         live |= {sequence for sequence, _ in delta.adds}
         dead = [sequence for sequence in cell.sequences if sequence not in live]
         for sequence in dead:
-            self._delete(cell, sequence)
+            cell.delete(sequence)
         kept = frozenset(cell.sequences)
         return kept.issuperset(delta.live) and self._extend(cell, delta.adds)
 
     def _extend(self, cell: Cell, adds: Sequence[Addition]) -> bool:
         """Append the additions above the cell's version; False when one contradicts what is held."""
-        return all(self._insert(cell, sequence, key) for sequence, key in adds if sequence > cell.version)
-
-    def _insert(self, cell: Cell, sequence: int, key: bytes) -> bool:
-        identity = self.index.insert(cell.slot, key)
-        if identity is None:
-            return False
-        cell.sequences.append(sequence)
-        cell.identities.append(identity)
-        cell.audit ^= _audit_of(key)
-        return True
-
-    def _delete(self, cell: Cell, sequence: int) -> None:
-        position = bisect_left(cell.sequences, sequence)
-        if position == len(cell.sequences) or cell.sequences[position] != sequence:
-            return
-        identity = cell.identities[position]
-        cell.audit ^= _audit_of(self.index.key(identity))
-        self.index.discard(cell.slot, identity)
-        del cell.sequences[position]
-        del cell.identities[position]
-
-    def _clear(self, cell: Cell) -> None:
-        for identity in cell.identities:
-            self.index.discard(cell.slot, identity)
-        cell.version, cell.audit = 0, 0
-        del cell.sequences[:]
-        del cell.identities[:]
-
-
-def _audit_of(key: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"gossip/audit").digest())
-
-
-def _hash_of(keys: Sequence[bytes]) -> bytes:
-    """A hash of sorted keys; each is preceded by its length, so that no two lists look alike."""
-    hasher = hashlib.blake2b(digest_size=BASE_HASH_BYTES, person=b"gossip/base")
-    for key in keys:
-        hasher.update(len(key).to_bytes(2))
-        hasher.update(key)
-    return hasher.digest()
+        return all(cell.append(sequence, key) for sequence, key in adds if sequence > cell.version)

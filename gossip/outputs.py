@@ -56,4 +56,11 @@ class SaveEpoch:
     counter: int
 
 
-Output = Publish | Send | Reply | Link | Unlink | SaveEpoch
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Another node has this node's name, and runs. This one says nothing more; it is for a human to see to."""
+
+    other: Member
+
+
+Output = Publish | Send | Reply | Link | Unlink | SaveEpoch | Conflict

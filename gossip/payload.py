@@ -1,8 +1,11 @@
-"""A delta's content as bytes: one frame of binary numbers and keys.
+"""Content as bytes: frames of binary numbers and keys. Numbers are LEB128 varints.
 
-First the additions: their count, then for each the distance of its sequence number from the one before, the key's
-length, and the key. Then, but for a snapshot, the removals or the live numbers: their count, then the distances.
-Numbers are LEB128 varints. A distance is at least 1, so sequence numbers ascend by construction.
+A delta: the additions, as their count, then for each the distance of its sequence number from the one before, the
+key's length, and the key. Then, but for a snapshot, the removals or the live numbers: their count, then the distances.
+A distance is at least 1, so sequence numbers ascend by construction.
+
+The keys of a part: their count, then the length of each and the key. A piece of a snapshot: the count of its pairs,
+then for each the distance of its sequence number from the one before, and the number of its key.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gossip.errors import DecodeError
+from gossip.messages import PAIRS_PER_PART_MAX
 from gossip.or_set import KEY_BYTES_MAX, KEYS_PER_OWNER_MAX, SEQUENCE_MAX, Interval, LiveSet, Snapshot
 
 if TYPE_CHECKING:
@@ -46,6 +50,44 @@ def read_content(frame: bytes, *, numbered: bool) -> tuple[tuple[Addition, ...],
     return adds, numbers
 
 
+def write_keys(keys: Sequence[bytes]) -> bytes:
+    """The frame of a part's keys."""
+    out = bytearray()
+    _put(out, len(keys))
+    for key in keys:
+        _put(out, len(key))
+        out += key
+    return bytes(out)
+
+
+def read_keys(frame: bytes) -> tuple[bytes, ...]:
+    """The keys of a part; raises `DecodeError`."""
+    reader = _Reader(frame)
+    keys = reader.keys(PAIRS_PER_PART_MAX)
+    reader.end()
+    return keys
+
+
+def write_pairs(sequences: Sequence[int], references: Sequence[int]) -> bytes:
+    """The frame of a piece."""
+    out = bytearray()
+    _put(out, len(sequences))
+    before = 0
+    for sequence, reference in zip(sequences, references, strict=True):
+        _put(out, sequence - before)
+        _put(out, reference)
+        before = sequence
+    return bytes(out)
+
+
+def read_pairs(frame: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sequence numbers and references of a piece; raises `DecodeError`."""
+    reader = _Reader(frame)
+    sequences, references = reader.pairs(PAIRS_PER_PART_MAX)
+    reader.end()
+    return sequences, references
+
+
 def content_bytes(delta: Delta) -> int:
     """About how many bytes a delta takes on the wire; never less than half of what it takes."""
     numbers = () if isinstance(delta, Snapshot) else delta.removals if isinstance(delta, Interval) else delta.live
@@ -79,15 +121,23 @@ class _Reader:
         sequence = 0
         for _ in range(self._number(KEYS_PER_OWNER_MAX)):
             sequence = self._next(sequence)
-            length = self._number(KEY_BYTES_MAX)
-            key = self._frame[self._position : self._position + length]
-            if not length or len(key) != length:
-                raise DecodeError("a key is cut short")
-            self._position += length
-            adds.append((sequence, key))
+            adds.append((sequence, self._key()))
         if len({key for _, key in adds}) != len(adds):
             raise DecodeError("a key is there twice")
         return tuple(adds)
+
+    def keys(self, most: int) -> tuple[bytes, ...]:
+        return tuple(self._key() for _ in range(self._number(most)))
+
+    def pairs(self, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        sequences: list[int] = []
+        references: list[int] = []
+        sequence = 0
+        for _ in range(self._number(most)):
+            sequence = self._next(sequence)
+            sequences.append(sequence)
+            references.append(self._number(SEQUENCE_MAX))
+        return tuple(sequences), tuple(references)
 
     def numbers(self) -> tuple[int, ...]:
         numbers: list[int] = []
@@ -99,7 +149,15 @@ class _Reader:
 
     def end(self) -> None:
         if self._position != len(self._frame):
-            raise DecodeError("bytes after the end of a delta")
+            raise DecodeError("bytes after the end of a frame")
+
+    def _key(self) -> bytes:
+        length = self._number(KEY_BYTES_MAX)
+        key = self._frame[self._position : self._position + length]
+        if not length or len(key) != length:
+            raise DecodeError("a key is cut short")
+        self._position += length
+        return key
 
     def _next(self, before: int) -> int:
         step = self._number(SEQUENCE_MAX)
@@ -108,15 +166,22 @@ class _Reader:
         return before + step
 
     def _number(self, most: int) -> int:
+        position = self._position
+        if position < len(self._frame) and self._frame[position] < 0x80:  # one byte, the usual case
+            value = self._frame[position]
+            self._position = position + 1
+            if value > most:
+                raise DecodeError(f"a number above its limit of {most}")
+            return value
         value = 0
         for index in range(VARINT_BYTES_MAX):
-            position = self._position + index
-            if position >= len(self._frame):
+            at = position + index
+            if at >= len(self._frame):
                 raise DecodeError("a number is cut short")
-            byte = self._frame[position]
+            byte = self._frame[at]
             value |= (byte & 0x7F) << 7 * index
             if byte < 0x80:
-                self._position = position + 1
+                self._position = at + 1
                 if value > most:
                     raise DecodeError(f"a number above its limit of {most}")
                 return value

@@ -12,11 +12,18 @@ LINES_MAX = 400
 GENERATED = ROOT / "mirror" / "stores" / "containerd" / "api"
 
 PURE_GOSSIP = (
+    "cell",
     "codec",
     "comparison",
     "config",
+    "content",
     "counters",
+    "detector",
+    "dissemination",
+    "encounter",
     "errors",
+    "exchange",
+    "fields",
     "gaps",
     "index",
     "lookup",
@@ -24,9 +31,13 @@ PURE_GOSSIP = (
     "messages",
     "or_set",
     "outputs",
+    "overlay",
     "payload",
     "replica",
+    "simulated_network",
     "simulation",
+    "state",
+    "transfer",
 )
 """The protocol: no clock, no sockets, no chance of its own. Its inputs are arguments, its outputs return values."""
 PURE_MIRROR = ("choice", "errors", "load", "oci", "peer_mac")

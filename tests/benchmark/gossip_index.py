@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gossip.config import Config
 from gossip.lookup import Lookup
-from gossip.membership import Member, Membership, Sighting
+from gossip.membership import Member, Membership
 from gossip.or_set import Epoch, Interval, ORSet, Outcome, Snapshot
 from tests.benchmark.figures import figure, memory_bytes, quantile
 
@@ -105,7 +105,7 @@ def membership(count: int) -> Membership:
     """Members of four zones, all of them visible."""
     known = Membership(Config(name="me", zone="zone0"), Epoch(1, 1))
     for number in range(count):
-        known.learn(Sighting(Member(name_of(number), Epoch(1, 1), "192.0.2.1", 1, 2, f"zone{number % 4}"), 0.0), 0.0)
+        known.learn(Member(name_of(number), Epoch(1, 1), "192.0.2.1", 1, 2, f"zone{number % 4}"), 0.0)
     return known
 
 

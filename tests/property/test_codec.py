@@ -10,8 +10,29 @@ from hypothesis import strategies as st
 
 from gossip.codec import decode, encode
 from gossip.errors import DecodeError
-from gossip.membership import Member, Sighting, Status
-from gossip.messages import Compare, Deltas, Heartbeat, Join, Members, Message, Pull, Sender, Version, Versions
+from gossip.membership import Claim, Member, Status
+from gossip.messages import (
+    Ack,
+    Buckets,
+    Busy,
+    Compare,
+    Deltas,
+    Heads,
+    Heartbeat,
+    Join,
+    Members,
+    Message,
+    More,
+    Nack,
+    Part,
+    Piece,
+    Ping,
+    PingRequest,
+    Pull,
+    Sender,
+    Version,
+    Versions,
+)
 from gossip.or_set import Epoch, Head, Interval, LiveSet, Snapshot
 from gossip.payload import content_bytes
 
@@ -31,12 +52,13 @@ members = st.builds(
     zone=text,
     attributes=st.dictionaries(text, text, max_size=4),
     server_key=st.just(b"") | st.binary(min_size=32, max_size=32),
+    protocol=st.integers(1, 5),
     refutation=u32,
     status=st.sampled_from(Status),
 )
-# To the millisecond, which is what an age is sent in.
-sightings = st.builds(Sighting, members, st.integers(0, 10**9).map(lambda ms: round(ms / 1000, 3)))
-versions = st.builds(Version, names, epochs, u32)
+claims = members.flatmap(lambda m: st.builds(Claim, st.just(m), names if m.status is Status.SUSPECT else st.just("")))
+standings = st.tuples(names, epochs, u32)
+versions = st.builds(Version, names, epochs, u32, st.tuples(epochs, u32), st.sampled_from(Status))
 keys = st.binary(min_size=1, max_size=80)
 
 
@@ -58,6 +80,21 @@ def deltas(draw: st.DrawFn) -> Interval | LiveSet | Snapshot:
 
 
 @st.composite
+def pieces(draw: st.DrawFn) -> Piece:
+    version = draw(u32)
+    sequences = tuple(sorted(draw(st.sets(st.integers(1, version), max_size=5)))) if version else ()
+    references = tuple(draw(st.lists(u32, min_size=len(sequences), max_size=len(sequences))))
+    return Piece(draw(names), draw(epochs), version, draw(st.booleans()), sequences, references)
+
+
+@st.composite
+def heads(draw: st.DrawFn) -> Head:
+    base, version = sorted(draw(st.tuples(u32, u32)))
+    known = draw(st.booleans())
+    return Head(draw(names), draw(epochs), version, draw(u64), base if known else 0, bytes(16) if known else b"")
+
+
+@st.composite
 def messages(draw: st.DrawFn) -> tuple[Sender, Message]:
     me = draw(members)
     sender = Sender(me.name, me.epoch, draw(u64))
@@ -68,11 +105,32 @@ def messages(draw: st.DrawFn) -> tuple[Sender, Message]:
         st.one_of(
             st.just(Heartbeat(me, head)),
             st.builds(Deltas, st.lists(deltas(), max_size=4).map(tuple)),
-            st.builds(Members, st.lists(sightings, max_size=4).map(tuple)),
+            st.builds(Members, st.lists(claims, max_size=4).map(tuple)),
+            st.builds(Heads, st.lists(heads(), max_size=4).map(tuple)),
             st.just(Join(me)),
-            st.builds(Pull, st.lists(versions, max_size=4).map(tuple)),
+            st.builds(Ping, st.just(me), u64),
+            st.builds(PingRequest, st.just(me), u64, members),
+            st.builds(Ack, members, u64),
+            st.builds(Nack, u64),
             st.just(Compare(me, fingerprint)),
-            st.builds(Versions, st.lists(versions, max_size=4).map(tuple)),
+            st.builds(Buckets, st.lists(u64, min_size=256, max_size=256).map(tuple)),
+            st.just(Busy()),
+            st.builds(
+                Versions,
+                st.lists(st.integers(0, 255), max_size=4).map(tuple),
+                st.lists(versions, max_size=4).map(tuple),
+            ),
+            st.builds(Pull, st.lists(standings, max_size=4).map(tuple)),
+            st.builds(
+                Part,
+                st.integers(1, 2**64 - 1),
+                st.booleans(),
+                st.lists(claims, max_size=3).map(tuple),
+                st.lists(deltas(), max_size=3).map(tuple),
+                st.lists(keys, max_size=4).map(tuple),
+                st.lists(pieces(), max_size=3).map(tuple),
+            ),
+            st.just(More()),
         )
     )
     return sender, message

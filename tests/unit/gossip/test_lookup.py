@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gossip.config import Config
 from gossip.lookup import Lookup
-from gossip.membership import Member, Membership, Sighting
+from gossip.membership import Member, Membership, Status
 from gossip.or_set import Epoch, ORSet, Snapshot
 
 EPOCH = Epoch(1, 1)
@@ -23,12 +23,12 @@ class Known:
     def __post_init__(self) -> None:
         self.lookup = Lookup(self.membership, self.held)
 
-    def holder(self, name: str, zone: str = "here", silent_s: float = 0.0) -> None:
-        """There is a member, silent for so long, that holds the key."""
+    def holder(self, name: str, zone: str = "here", status: Status = Status.ALIVE) -> None:
+        """There is a member that holds the key, of whom this is said."""
         member = Member(name, EPOCH, "192.0.2.1", 1, 2, zone)
-        self.membership.learn(Sighting(member, 0.0), -silent_s)
+        self.membership.learn(member, 0.0)
         self.held.apply(Snapshot(name, EPOCH, 1, ((1, KEY),)))
-        self.membership.revise(0.0)
+        self.membership.learn(replace(member, status=status), 0.0, witnessed=True)
         self.lookup.outdated()
 
     def names(self, limit: int | None = None, start: int = 0) -> list[str]:
@@ -37,11 +37,11 @@ class Known:
 
 def test_those_of_this_zone_come_first_and_those_ranked_last_come_last() -> None:
     known = Known()
-    known.holder("silent", silent_s=4.0)
+    known.holder("suspect", status=Status.SUSPECT)
     known.holder("far", zone="there")
-    known.holder("hidden", silent_s=9.0)
+    known.holder("hidden", status=Status.LEFT)
     known.holder("near")
-    assert known.names() == ["near", "far", "silent"]
+    assert known.names() == ["near", "far", "suspect"]
     assert known.names(limit=2) == ["near", "far"]
     known.lookup.check()
 
@@ -60,11 +60,11 @@ def test_a_limit_below_the_number_of_holders_names_each_of_them_in_turn() -> Non
 def test_hidden_holders_do_not_use_up_the_limit() -> None:
     known = Known()
     for number in range(20):
-        known.holder(f"hidden{number}", silent_s=9.0)
+        known.holder(f"hidden{number}", status=Status.LEFT)
     known.holder("far", zone="there")
-    known.holder("silent", silent_s=4.0)
+    known.holder("suspect", status=Status.SUSPECT)
     for start in range(22):
-        assert known.names(limit=2, start=start) == ["far", "silent"]
+        assert known.names(limit=2, start=start) == ["far", "suspect"]
 
 
 def test_this_node_is_not_among_the_answers() -> None:

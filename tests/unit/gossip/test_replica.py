@@ -7,11 +7,31 @@ from dataclasses import replace
 
 from gossip.config import Config
 from gossip.counters import Counters
-from gossip.membership import Member, Sighting, Status
-from gossip.messages import Compare, Deltas, Heartbeat, Join, Members, Message, Pull, Sender, Version, Versions
+from gossip.dissemination import PUBLISHED_BYTES_MAX
+from gossip.exchange import SERVED_MAX
+from gossip.membership import Claim, Member, Status
+from gossip.messages import (
+    Ack,
+    Buckets,
+    Busy,
+    Compare,
+    Deltas,
+    Heads,
+    Heartbeat,
+    Join,
+    Members,
+    Message,
+    Part,
+    Piece,
+    Ping,
+    Pull,
+    Sender,
+    Version,
+    Versions,
+)
 from gossip.or_set import BOTTOM, Epoch, Head, Interval, ORSet, Snapshot
-from gossip.outputs import Link, Output, Publish, Reply, SaveEpoch, Send, Unlink
-from gossip.replica import PUBLISHED_BYTES_MAX, Replica
+from gossip.outputs import Conflict, Link, Output, Publish, Reply, SaveEpoch, Send, Unlink
+from gossip.replica import Replica
 
 BEN_EPOCH = Epoch(1, 5)
 BEN = Member("ben", BEN_EPOCH, "192.0.2.2", 1, 2)
@@ -113,36 +133,75 @@ def test_adding_what_is_there_says_nothing() -> None:
 def test_a_large_change_is_only_announced() -> None:
     replica = started()
     replica.add(b"first", 0.5)
-    for number in range(PUBLISHED_BYTES_MAX // 500):
+    for number in range(PUBLISHED_BYTES_MAX // 400):
         replica.add(b"%0500d" % number, 0.55)
-    messages = published(replica.tick(0.6))
-    assert [type(message) for message in messages] == [Heartbeat]
+    assert published(replica.tick(0.6)) == [Heads((replica.set.head(),))]
 
 
 def test_a_newcomer_is_welcomed_listened_to_and_introduced() -> None:
     replica = started()
     outputs = say(replica, Join(BEN), 1.0)
     assert Link(BEN) in outputs
-    assert published(outputs) == [Members((Sighting(BEN, 0.0),))]
-    assert replies(outputs) == [Members((Sighting(replica.me, 0.0), Sighting(BEN, 0.0)))]
-    assert Link(BEN) not in say(replica, Join(BEN), 2.0)
+    assert published(outputs) == [Members((Claim(BEN),))]
+    assert replies(outputs) == [Members((Claim(replica.me),))]
+    again = say(replica, Join(BEN), 2.0)
+    assert Link(BEN) not in again
+    assert published(again) == []
+    assert replies(say(replica, Join(CYD), 2.0, member=CYD)) == [Members((Claim(replica.me), Claim(BEN)))]
 
 
-def test_a_member_that_moved_or_restarted_is_listened_to_anew() -> None:
+def test_a_neighbour_that_moved_or_restarted_is_listened_to_anew() -> None:
     replica, _ = knowing_ben()
     restarted = replace(BEN, epoch=Epoch(2, 1))
     assert Link(restarted) in say(replica, Join(restarted), 1.0, member=restarted)
 
 
+def test_what_is_news_is_passed_on_once_and_records_go_first() -> None:
+    replica, his = knowing_ben()
+    his.add(b"a")
+    delta = his.diff("ben", BEN_EPOCH, 0)
+    assert delta is not None
+    say(replica, Deltas((delta,)), 0.01, sequence=1)
+    say(replica, Members((Claim(CYD),)), 0.02, sequence=2)
+    say(replica, Deltas((delta,)), 0.03, member=CYD)
+    assert [m for m in published(ticks(replica, 0.7)) if not isinstance(m, Heartbeat)] == [
+        Members((Claim(CYD),)),
+        Deltas((delta,)),
+    ]
+
+
+def test_changes_of_an_owner_are_passed_on_as_one_from_what_was_held_to_what_is() -> None:
+    replica, his = knowing_ben(b"a", b"b")
+    ticks(replica, 0.15)
+    for key in (b"c", b"d"):
+        before = his.at("ben")[1]
+        his.remove(b"a")
+        his.add(key)
+        delta = his.diff("ben", BEN_EPOCH, before)
+        assert delta is not None
+        say(replica, Deltas((delta,)), 0.16)
+    deltas = [m for m in published(ticks(replica, 0.3)) if isinstance(m, Deltas)]
+    assert deltas[-1].deltas == (Interval("ben", BEN_EPOCH, 2, 5, ((4, b"c"), (5, b"d")), (1,)),)
+
+
+def test_a_newcomer_passes_nothing_on_of_what_it_is_taught() -> None:
+    replica = started()
+    say(replica, Join(BEN), 0.0)
+    part = Part(1, last=True, claims=(Claim(CYD),), deltas=(Snapshot("cyd", CYD.epoch, 1, ((1, b"a"),)),))
+    say(replica, part, 0.5)
+    assert replica.set.at("cyd") == (CYD.epoch, 1)
+    assert not [m for m in published(ticks(replica, 0.9)) if isinstance(m, Members | Deltas | Heads)]
+
+
 def test_a_missed_change_is_pulled_from_who_showed_the_gap_then_from_the_owner_then_given_up() -> None:
     replica, his = knowing_ben(b"a")
-    say(replica, Members((Sighting(CYD, 0.0),)), 0.0)
+    say(replica, Members((Claim(CYD),)), 0.0)
     his.add(b"b")
     his.add(b"c")
     late = his.diff("ben", BEN_EPOCH, 2)
     assert late is not None
     say(replica, Deltas((late,)), 0.1, member=CYD)
-    want = Pull((Version("ben", BEN_EPOCH, 1),))
+    want = Pull((("ben", BEN_EPOCH, 1),))
     pulls = [(name, message) for name, message in sent(ticks(replica, 8.0)) if isinstance(message, Pull)]
     assert pulls == [("cyd", want), ("ben", want), ("ben", want)]
     assert replica.counters.gaps == 1
@@ -166,7 +225,7 @@ def test_a_heartbeat_ahead_of_what_is_held_is_followed_by_a_pull() -> None:
     replica, his = knowing_ben(b"a")
     his.add(b"b")
     say(replica, heartbeat(his), 0.1)
-    assert ("ben", Pull((Version("ben", BEN_EPOCH, 1),))) in sent(ticks(replica, 0.2))
+    assert ("ben", Pull((("ben", BEN_EPOCH, 1),))) in sent(ticks(replica, 0.2))
 
 
 def test_a_hash_that_does_not_fit_drops_the_cell_and_pulls_it_whole() -> None:
@@ -174,7 +233,7 @@ def test_a_hash_that_does_not_fit_drops_the_cell_and_pulls_it_whole() -> None:
     head = replace(his.head(), audit=his.head().audit ^ 1)
     say(replica, Heartbeat(BEN, head), 0.1)
     assert replica.counters.audit_mismatches == 1
-    assert ("ben", Pull((Version("ben", BOTTOM, 0),))) in sent(ticks(replica, 0.2))
+    assert ("ben", Pull((("ben", BOTTOM, 0),))) in sent(ticks(replica, 0.2))
 
 
 def test_a_lost_published_message_leads_to_a_comparison_with_its_sender() -> None:
@@ -185,41 +244,104 @@ def test_a_lost_published_message_leads_to_a_comparison_with_its_sender() -> Non
     assert [(name, type(m)) for name, m in sent(ticks(replica, 0.25))] == [("ben", Compare)]
 
 
-def test_a_comparison_of_equal_states_ends_there_and_of_different_ones_shows_all() -> None:
-    replica, his = knowing_ben(b"a")
-    twin, _ = knowing_ben(b"a")
-    compare = next(m for _, m in sent(ticks(replica, 3.0)) if isinstance(m, Compare))
-    assert replies(say(twin, Compare(BEN, compare.fingerprint), 3.0)) == []
-    his.add(b"b")
-    delta = his.diff("ben", BEN_EPOCH, 1)
-    assert delta is not None
-    say(twin, Deltas((delta,)), 3.0)
-    shown = replies(say(twin, Compare(BEN, compare.fingerprint), 3.0))
-    assert [type(message) for message in shown] == [Members, Versions]
+def compare(replica: Replica, other: Replica, name: str = "ben") -> list[Message]:
+    """What `other`, of that name, is answered when it compares its state with `replica`'s."""
+    _, message = other.join()
+    assert isinstance(message, Compare)
+    return replies(replica.receive(Sender(name, other.me.epoch), message, 3.0))
 
 
-def test_versions_are_answered_by_ones_own_where_behind_and_by_content_where_ahead() -> None:
-    replica, _ = knowing_ben(b"a")
-    replica.add(b"x", 0.1)
-    mine = Version("ann", replica.me.epoch, 1)
-    theirs = (replace(mine, version=0), Version("ben", BEN_EPOCH, 5), Version("unknown", BEN_EPOCH, 5))
-    assert replies(say(replica, Versions(theirs), 0.2)) == [
-        Versions((Version("ben", BEN_EPOCH, 1),)),
-        Deltas((Snapshot("ann", replica.me.epoch, 1, ((1, b"x"),)),)),
+def pair() -> tuple[Replica, Replica]:
+    """Ann and Ben, who know each other's record and nothing more."""
+    ann, ben = started(), make("ben")
+    ben.start(0.0)
+    for one, other in ((ann, ben), (ben, ann)):
+        one.receive(Sender(other.me.name, other.me.epoch), Members((Claim(other.me),)), 0.0)
+        head = Heartbeat(other.me, other.set.head())
+        one.receive(Sender(other.me.name, other.me.epoch), head, 0.0)
+    return ann, ben
+
+
+def exchange(asker: Replica, asked: Replica, message: Message, now: float) -> list[Message]:
+    """Carry messages to and fro, beginning with one to `asked`, until nobody answers; all of them."""
+    said, turn = [message], [(asked, asker, message)]
+    while turn:
+        receiver, speaker, words = turn.pop(0)
+        outputs = receiver.receive(Sender(speaker.me.name, speaker.me.epoch), words, now)
+        turn += [(speaker, receiver, answer) for answer in replies(outputs)]
+        said += replies(outputs)
+        receiver.check()
+    return said
+
+
+def asks(replica: Replica, until: float) -> Compare:
+    """The comparison that a replica asks for by then."""
+    return next(message for _, message in sent(ticks(replica, until)) if isinstance(message, Compare))
+
+
+def test_a_comparison_of_equal_states_is_not_answered() -> None:
+    ann, ben = pair()
+    assert compare(ann, ben) == []
+
+
+def test_who_is_behind_gets_what_it_misses_in_parts_and_sends_nothing() -> None:
+    ann, ben = pair()
+    keys = [b"key%d" % number for number in range(3000)]
+    for key in keys:
+        ben.add(key, 0.2)
+    said = exchange(ann, ben, asks(ann, 2.5), 2.5)
+    parts = [message for message in said if isinstance(message, Part)]
+    assert [part.number for part in parts] == [1, 2, 3]
+    assert [part.last for part in parts] == [False, False, True]
+    assert ann.set.elements("ben") == ben.set.elements("ben")
+    assert ann.counters.syncs == 1
+    assert ben.set.elements("ann") == []
+
+
+def test_who_sees_that_it_is_behind_compares_in_its_turn() -> None:
+    ann, ben = pair()
+    ann.add(b"a", 0.2)
+    exchange(ann, ben, asks(ann, 2.5), 2.5)
+    assert [(name, type(message)) for name, message in sent(ticks(ben, 2.5))][-1:] == [("ann", Compare)]
+
+
+def test_who_has_a_set_of_a_former_epoch_is_shown_the_head_and_not_sent_the_content() -> None:
+    replica, _ = knowing_ben()
+    former = Version("ann", Epoch(1, 0), 7, replica.me.life, Status.ALIVE)
+    his = Version("ben", *replica.set.at("ben"), BEN.life, Status.ALIVE)
+    assert former.epoch < replica.me.epoch
+    assert replies(say(replica, Versions((), (former, his)), 0.2)) == [
+        Heads((replica.set.head(),)),
+        Part(1, last=True),
     ]
 
 
-def test_who_has_its_set_of_a_former_epoch_is_shown_the_head_and_not_sent_the_content() -> None:
+def test_only_so_many_are_answered_at_once_and_the_next_is_told_so() -> None:
+    replica = started(b"a")
+    others = [replace(BEN, name=f"member{number}") for number in range(SERVED_MAX + 1)]
+    answers = [replies(say(replica, Compare(other, bytes(16)), 1.0, member=other)) for other in others]
+    assert [type(answer[0]) for answer in answers] == [Buckets] * SERVED_MAX + [Busy]
+    assert isinstance(replies(say(replica, Compare(others[-1], bytes(16)), 4.0, member=others[-1]))[0], Buckets)
+
+
+def test_a_part_that_does_not_continue_the_answer_is_dropped_and_what_came_before_is_given_up() -> None:
     replica, _ = knowing_ben()
-    former = Version("ann", Epoch(1, 0), 7)
-    assert former.epoch < replica.me.epoch
-    assert replies(say(replica, Versions((former,)), 0.2)) == [Heartbeat(replica.me, replica.set.head())]
+    piece = Piece("cyd", CYD.epoch, 2, False, (1,), (0,))
+    say(replica, Members((Claim(CYD),)), 0.1)
+    say(replica, Part(1, last=False, keys=(b"a",), pieces=(piece,)), 0.1)
+    assert replica.set.index.pairs == 1
+    say(replica, Part(3, last=False, pieces=(piece,)), 0.1)
+    assert replica.counters.dropped["part"] == 1
+    assert replica.set.index.pairs == 0
+    say(replica, Part(2, last=False), 0.1)
+    assert replica.counters.dropped["part"] == 2
 
 
-def test_whom_it_listens_to_from_now_on_is_asked_for_what_was_missed() -> None:
+def test_whom_it_listens_to_from_now_on_is_compared_with() -> None:
     replica, _ = knowing_ben(b"a")
-    assert sent(replica.connected("ben")) == [("ben", Versions((Version("ben", BEN_EPOCH, 1),)))]
-    assert replica.connected("unknown") == []
+    replica.connected("ben", 0.1)
+    assert [(name, type(message)) for name, message in sent(ticks(replica, 0.1))] == [("ben", Compare)]
+    assert sent(replica.connected("unknown", 0.1)) == []
 
 
 def test_content_of_strangers_and_of_epochs_that_nobody_announced_is_dropped() -> None:
@@ -236,30 +358,55 @@ def test_content_of_strangers_and_of_epochs_that_nobody_announced_is_dropped() -
 def test_an_accusation_is_refuted_without_touching_content() -> None:
     replica = started(b"a")
     accused = replace(replica.me, status=Status.DOWN)
-    [message] = published(say(replica, Members((Sighting(accused, 0.0),)), 1.0))
-    assert message == Members((Sighting(replica.me, 0.0),))
+    [message] = published(say(replica, Members((Claim(accused),)), 1.0))
+    assert message == Members((Claim(replica.me),))
     assert replica.me.rank > accused.rank
     assert replica.me.epoch == accused.epoch
 
 
-def test_a_higher_epoch_of_its_own_is_exceeded_and_saved_but_not_twice_in_a_second() -> None:
+def test_a_former_epoch_of_its_own_is_exceeded_and_saved_but_not_twice_in_a_second() -> None:
     replica = started(b"a")
     former = replace(replica.me, epoch=Epoch(7, 1))
-    outputs = say(replica, Members((Sighting(former, 0.0),)), 1.0)
+    outputs = say(replica, Members((Claim(former),)), 1.0)
     assert outputs[0] == SaveEpoch(8)
     assert replica.me.epoch.counter == 8
     assert replica.set.head().base_count == 1
     rival = replace(former, epoch=Epoch(9, 1))
-    assert say(replica, Members((Sighting(rival, 0.0),)), 1.5) == []
+    assert say(replica, Members((Claim(rival),)), 1.5) == []
     assert replica.counters.conflicts == 1
-    assert SaveEpoch(10) in say(replica, Members((Sighting(rival, 0.0),)), 2.5)
+    assert SaveEpoch(10) in say(replica, Members((Claim(rival),)), 2.5)
+
+
+def test_a_higher_epoch_at_another_address_is_pinged_and_exceeded_when_nobody_answers() -> None:
+    replica = started(b"a")
+    elsewhere = replace(replica.me, epoch=Epoch(7, 1), address="192.0.2.9")
+    assert sent(say(replica, Members((Claim(elsewhere),)), 1.0)) == [("ann", Ping(replica.me, 0))]
+    assert not [output for output in ticks(replica, 1.9) if isinstance(output, SaveEpoch)]
+    assert SaveEpoch(8) in ticks(replica, 2.1)
+    assert replica.counters.conflicts == 0
+
+
+def test_a_running_node_of_the_same_name_is_a_conflict_and_this_one_falls_silent() -> None:
+    replica = started(b"a")
+    rival = replace(replica.me, epoch=Epoch(7, 1), address="192.0.2.9")
+    say(replica, Members((Claim(rival),)), 1.0)
+    assert Conflict(rival) in say(replica, Ack(rival, 0), 1.1, member=rival)
+    assert replica.counters.conflicts == 1
+    assert ticks(replica, 10.0) == []
+    assert replica.add(b"b", 10.0) == []
+
+
+def test_a_node_of_the_same_name_that_asks_is_answered() -> None:
+    replica = started()
+    asker = replace(replica.me, epoch=Epoch(1, 0), address="192.0.2.9")
+    assert replies(say(replica, Ping(asker, 0), 1.0, member=asker)) == [Ack(replica.me, 0)]
 
 
 def test_who_speaks_with_an_old_epoch_is_corrected_once_a_second_and_not_heard() -> None:
     replica, his = knowing_ben()
     newer = replace(BEN, epoch=Epoch(2, 1))
-    say(replica, Members((Sighting(newer, 0.0),)), 0.1)
-    correction = ("ben", Members((Sighting(newer, 0.0),)))
+    say(replica, Members((Claim(newer),)), 0.1)
+    correction = ("ben", Members((Claim(newer),)))
     assert sent(say(replica, heartbeat(his), 0.2)) == [correction]
     assert sent(say(replica, heartbeat(his), 0.3)) == []
     assert sent(say(replica, heartbeat(his), 1.3)) == [correction]
@@ -297,7 +444,7 @@ def test_a_farewell_tells_the_last_change_and_then_nothing_more() -> None:
 def test_who_left_is_no_longer_listened_to() -> None:
     replica, _ = knowing_ben(b"a")
     left = replace(BEN, status=Status.LEFT)
-    assert Unlink("ben") in say(replica, Members((Sighting(left, 0.0),)), 0.1)
+    assert Unlink("ben") in say(replica, Members((Claim(left),)), 0.1)
     assert replica.lookup.holders(b"a") == []
 
 

@@ -1,0 +1,170 @@
+"""Machines, time, and a network that misbehaves: what `gossip.simulation` is played on."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING
+
+from gossip.codec import decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from gossip.messages import Message, Sender
+    from gossip.or_set import Epoch
+    from gossip.outputs import Output
+    from gossip.replica import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What the network does to a message: probabilities, and latency in seconds, evenly spread.
+
+    `ordered`: messages from one node to another do not overtake each other, as on one connection.
+    """
+
+    loss: float = 0.0
+    duplication: float = 0.0
+    latency_s: tuple[float, float] = (0.0005, 0.002)
+    ordered: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """A node's machine: what stays when its process ends is the epoch's counter.
+
+    `listens_to` are publish ports by name; `awaits` are the tracked changes that have not arrived here, with the time
+    at which they were made.
+    """
+
+    name: str
+    port: int
+    clock_s: float
+    counter: int = 0
+    replica: Replica | None = None
+    life: int = 0
+    listens_to: dict[str, int] = field(default_factory=dict)
+    timer_at: float = inf
+    stalled_until: float = 0.0
+    awaits: dict[tuple[str, Epoch, int], float] = field(default_factory=dict)
+    arrived: dict[str, float] = field(default_factory=dict)
+    """When the latest message of each other node arrives, on ordered connections."""
+    messages_in: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def clock(self, now: float) -> float:
+        """What this machine's clock shows."""
+        return now + self.clock_s
+
+
+class Network:
+    """Events in the order of their time, and messages from node to node.
+
+    Messages are decoded once in `decode_every`, otherwise they are passed on as they are.
+    """
+
+    def __init__(self, seed: int, faults: Faults, decode_every: int) -> None:
+        self.now = 0.0
+        self.events = 0
+        self.faults = faults
+        self.latencies: list[float] = []
+        """How long each tracked change took to each other node."""
+        self.dice = random.Random(f"{seed} network")  # noqa: S311 - reproducible by intention
+        self._decode_every = decode_every
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._tie = 0
+        self._sent = 0
+        self._sides: dict[str, int] = {}
+        self._trace = hashlib.blake2b(digest_size=16)
+
+    @property
+    def trace(self) -> str:
+        """A hash of every message delivered so far, and when, as far as they are decoded."""
+        return self._trace.hexdigest()
+
+    def partition(self, *sides: Iterable[str]) -> None:
+        """Only nodes of one side hear each other; those not named are on a side of their own together."""
+        self._sides = {name: number for number, side in enumerate(sides, 1) for name in side}
+
+    def heal(self) -> None:
+        """From now on the network is perfect."""
+        self._sides = {}
+        self.faults = Faults(ordered=self.faults.ordered)
+
+    def parted(self, one: Host, other: Host) -> bool:
+        """Whether nothing gets from one to the other."""
+        return bool(self._sides) and self._sides.get(one.name, 0) != self._sides.get(other.name, 0)
+
+    def at(self, time: float, happen: Callable[[], None]) -> None:
+        """Let something happen at a time to come."""
+        self._tie += 1
+        heapq.heappush(self._heap, (time, self._tie, happen))
+
+    def run(self, duration_s: float) -> None:
+        """Let time pass."""
+        end = self.now + duration_s
+        while self._heap and self._heap[0][0] <= end:
+            self.now, _, happen = heapq.heappop(self._heap)
+            happen()
+            self.events += 1
+        self.now = end
+
+    def act(self, host: Host, outputs: Sequence[Output], asker: tuple[Host, int] | None = None) -> None:
+        """Do what a replica wants; `asker` is whom it answers, in which of its lives."""
+        raise NotImplementedError
+
+    def dispatch(self, host: Host, sender: Sender, message: Message, receivers: list[tuple[Host, int]]) -> None:
+        """Send a message to processes: each a host and which of its lives."""
+        assert host.replica is not None
+        frames = encode(host.replica.config.cluster, sender, message)
+        size = sum(map(len, frames))
+        host.bytes_out += size * len(receivers)
+        self._sent += 1
+        said = None if self._sent % self._decode_every == 0 else (sender, message)
+        for receiver, life in receivers:
+            copies = 2 if self.faults.duplication and self.dice.random() < self.faults.duplication else 1
+            for _ in range(copies):
+                arrival = self.now + self.dice.uniform(*self.faults.latency_s)
+                if self.faults.loss and self.dice.random() < self.faults.loss:
+                    continue
+                if self.faults.ordered:
+                    arrival = receiver.arrived[host.name] = max(arrival, receiver.arrived.get(host.name, 0.0))
+                deliver = partial(self._deliver, (host, host.life), receiver, life, frames, said)
+                self.at(arrival, deliver)
+
+    def _deliver(
+        self,
+        origin: tuple[Host, int],
+        receiver: Host,
+        life: int,
+        frames: list[bytes],
+        said: tuple[Sender, Message] | None,
+    ) -> None:
+        if self.parted(origin[0], receiver):
+            return
+        if receiver.life != life or receiver.replica is None:
+            return
+        if self.now < receiver.stalled_until:
+            again = partial(self._deliver, origin, receiver, life, frames, said)
+            self.at(receiver.stalled_until, again)
+            return
+        receiver.messages_in += 1
+        receiver.bytes_in += sum(map(len, frames))
+        if said is None:
+            self._trace.update(f"{self.now!r} {origin[0].name} {receiver.name} ".encode() + b" ".join(frames))
+            said = decode(receiver.replica.config.cluster, frames)
+        self.act(receiver, receiver.replica.receive(*said, receiver.clock(self.now)), origin)
+        if receiver.awaits and receiver.replica is not None:
+            self._arrive(receiver, receiver.replica)
+
+    def _arrive(self, host: Host, replica: Replica) -> None:
+        for change, made_at in list(host.awaits.items()):
+            if replica.set.at(change[0]) >= change[1:]:
+                del host.awaits[change]
+                self.latencies.append(self.now - made_at)
