@@ -68,6 +68,10 @@ class OverQuotaError(UnavailableError):
     """The registry gives this client nothing for now (429); others may fare better."""
 
 
+class NoSourceLeftError(UnavailableError):
+    """Bytes broke off, and no source goes on with them: trying again at once is of no use."""
+
+
 class CorruptError(UnavailableError):
     """The source gave bytes that do not have the digest they were asked by."""
 

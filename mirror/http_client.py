@@ -6,6 +6,7 @@ is encoded, a length or range that does not fit, a header that does not parse.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -27,6 +28,10 @@ _CONTENT_RANGE = re.compile(
 )
 _UNSATISFIED_RANGE = re.compile(rf"bytes \*/(\d{{1,{SIZE_DIGITS_MAX}}})")
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
+
+SILENCE_S: Final = 5.0
+"""How long a server may pause within a body before the rest of it is asked for anew. It can be shorter than the wait
+for an answer, since nothing is lost: what came stays."""
 
 OPENED: Final = frozenset({200, 206, 416})
 """The answers to a GET that say something of the object: its bytes, some of them, or that it ends before the range."""
@@ -59,9 +64,9 @@ class ResponseBody:
         self._first = b""
 
     async def start(self) -> None:
-        """Wait for the first bytes. Raises `UnavailableError`."""
+        """Wait for the first bytes, as long as the session has it. Raises `UnavailableError`."""
         if self._length != 0:
-            self._first = await self._read()
+            self._first = await self._read(None)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes asked for; raises `UnavailableError` when the server breaks off."""
@@ -78,13 +83,14 @@ class ResponseBody:
                 left -= len(part)
                 if left == 0:
                     return
-            chunk = await self._read()
+            chunk = await self._read(SILENCE_S)
         if left:
             raise UnavailableError(f"the body ended {left} bytes early")
 
-    async def _read(self) -> bytes:
+    async def _read(self, silence_s: float | None) -> bytes:
         try:
-            return await self._response.content.readany()
+            async with asyncio.timeout(silence_s):
+                return await self._response.content.readany()
         except CLIENT_ERRORS as error:
             raise UnavailableError(f"reading the body: {reason(error)}") from error
 

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from mirror.errors import CorruptError, NotFoundError, UnavailableError
+from mirror.hedge import Patience, Race
 from mirror.http_client import OPENED, read_descriptor, read_head
 from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, Load, read_names
 from mirror.peer_client import PeerClient
@@ -36,7 +37,7 @@ upstream to 16 s."""
 CANDIDATES_MAX: Final = 16
 """From how many holders those are taken; a full one moves others that it names to the front."""
 
-T = TypeVar("T")
+T = TypeVar("T", bound="Content | Descriptor")
 
 
 class Index(Protocol):
@@ -64,6 +65,7 @@ class Peers:
         self._standing = standing
         self._observer = observer
         self._client = PeerClient()
+        self._patience = Patience()
 
     async def __aenter__(self) -> Peers:
         return self
@@ -95,22 +97,33 @@ class Peers:
         return [holder.target.name for holder in islice(ranked, ALTERNATIVES_MAX)]
 
     async def _first(self, request: Request, ask: Callable[[Holder], Awaitable[T]]) -> T:
-        """What the first holder that can gives; one that is full says which others to ask next."""
+        """What the first holder that can gives; one that is full says which others to ask next.
+
+        When one is slow to answer, the next is asked as well, and the other one dropped when the first has answered.
+        """
         failure: UnavailableError | None = None
-        candidates = list(islice(self._standing.ranked(self._index.holders(request.digest)), CANDIDATES_MAX))
-        for _ in range(min(TRIES_MAX, len(candidates))):
-            holder = candidates.pop(0)
-            try:
-                return await ask(holder)
-            except NotFoundError:
-                self._observer.failed("stale")
-            except _FullError as error:
-                self._observer.failed("full")
-                failure = UnavailableError(f"peer {holder.target.name}: {error}")
-                named = [other for other in candidates if other.target.name in error.alternatives]
-                candidates = named + [other for other in candidates if other not in named]
-            except UnavailableError as error:
-                failure = self._note(holder, request, error)
+        holders = [each for each in self._index.holders(request.digest) if each.target.name not in request.left_out]
+        candidates = list(islice(self._standing.ranked(holders), CANDIDATES_MAX))
+        tries = TRIES_MAX
+        async with Race(ask, _let_go, self._patience) as race:
+            while race.running or (candidates and tries):
+                answered = await race.next(may_hedge=bool(candidates and tries)) if race.running else None
+                if answered is None:
+                    race.start(candidates.pop(0))
+                    tries -= 1
+                    continue
+                holder, answer = answered
+                try:
+                    return answer.result()
+                except NotFoundError:
+                    self._observer.failed("stale")
+                except _FullError as error:
+                    self._observer.failed("full")
+                    failure = UnavailableError(f"peer {holder.target.name}: {error}")
+                    named = [other for other in candidates if other.target.name in error.alternatives]
+                    candidates = named + [other for other in candidates if other not in named]
+                except UnavailableError as error:
+                    failure = self._note(holder, request, error)
         raise failure or NotFoundError(f"no peer has {request.digest}")
 
     async def _open_at(self, holder: Holder, request: Request) -> Content:
@@ -155,6 +168,11 @@ class Peers:
         self._observer.failed("corrupt" if isinstance(error, CorruptError) else "unavailable")
         log.warning("peer %s cannot give %s: %s", name, request.digest, error)
         return UnavailableError(f"peer {name}: {error}")
+
+
+async def _let_go(answer: Content | Descriptor) -> None:
+    if isinstance(answer, Content):
+        await answer.body.aclose()
 
 
 class _FullError(UnavailableError):

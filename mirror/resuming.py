@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Final
 
-from mirror.errors import CorruptError, SourceError, UnavailableError
+from mirror.errors import CorruptError, NoSourceLeftError, SourceError, UnavailableError
+from mirror.floor import kept_above_floor
 from mirror.oci import ByteRange
-from mirror.pieces import moved
+from mirror.pieces import SocketPiece, moved
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractContextManager
 
     from mirror.pieces import Piece
     from mirror.source import Body, Content, Request, Source
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 
 RESUMES_MAX: Final = 4
 """How often one answer goes on from another source before the client is left to ask again."""
+SLOW_MAX: Final = 2
+"""How many sources of one answer are left for being slow: if the next is slow as well, the network is. Only peers are
+left, since behind a peer there is the registry, while there is seldom a second registry behind that."""
 
 
 def resuming(source: Source, request: Request, content: Content) -> Content:
@@ -46,25 +51,28 @@ class ResumingBody:
             try:
                 async with aclosing(self._body.pieces()) as pieces:
                     async for piece in pieces:
-                        yield piece
+                        may_leave = resumes_left > RESUMES_MAX - SLOW_MAX
+                        with _watched(piece) if may_leave else nullcontext():
+                            yield piece
                         position += moved(piece)
                 return
-            except CorruptError:
+            except (CorruptError, NoSourceLeftError):
                 raise
             except UnavailableError as error:
                 if position == stop:
                     return
                 if not resumes_left:
-                    raise
+                    raise NoSourceLeftError(str(error)) from error
                 log.warning("%s broke off at byte %d: %s", self._request.digest, position, error)
                 await self._body.aclose()
                 self._body = await self._reopen(position, stop)
 
     async def _reopen(self, position: int, stop: int) -> Body:
         try:
-            content = await self._source.open(self._request.in_part(ByteRange(position, stop - 1)))
+            rest = self._request.in_part(ByteRange(position, stop - 1)).without(self._content.givers)
+            content = await self._source.open(rest)
         except SourceError as error:
-            raise UnavailableError(f"no source goes on: {error}") from error
+            raise NoSourceLeftError(f"no source goes on: {error}") from error
         if content.positions != range(position, stop):
             await content.body.aclose()
             raise UnavailableError(f"a source gave {content.positions} instead of bytes from {position} on")
@@ -74,3 +82,7 @@ class ResumingBody:
     async def aclose(self) -> None:
         """Release the source in use."""
         await self._body.aclose()
+
+
+def _watched(piece: Piece) -> AbstractContextManager[None]:
+    return kept_above_floor(piece.socket) if isinstance(piece, SocketPiece) else nullcontext()

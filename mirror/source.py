@@ -19,7 +19,7 @@ from mirror.oci import Digest
 from mirror.pieces import FilePiece, read_piece
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from mirror.oci import ByteRange, Descriptor, Kind, Reference, Repository
     from mirror.pieces import Piece
@@ -30,7 +30,8 @@ class Request:
     """What a client wants: an object of a repository by tag or digest, whole or in part.
 
     `authorization` is the client's own header. It goes to the registry named by the repository and to nobody
-    else, so it is kept out of every representation.
+    else, so it is kept out of every representation. `left_out` names members that are not to be asked again: they
+    began this answer, and broke off.
     """
 
     repository: Repository
@@ -39,6 +40,7 @@ class Request:
     range: ByteRange | None = None
     accept: str = ""
     authorization: str | None = field(default=None, repr=False)
+    left_out: frozenset[str] = frozenset()
 
     @property
     def digest(self) -> Digest:
@@ -53,6 +55,10 @@ class Request:
     def in_part(self, part: ByteRange | None) -> Request:
         """The same request for another part of the object."""
         return replace(self, range=part)
+
+    def without(self, members: Iterable[str]) -> Request:
+        """The same request for others than these members."""
+        return replace(self, left_out=self.left_out.union(members))
 
 
 class Body(Protocol):

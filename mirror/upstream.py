@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from mirror.source import Content, Request
 
 CONNECT_TIMEOUT_S: Final = 5.0
-READ_TIMEOUT_S: Final = 15.0
-"""The longest silence before an answer's first byte and between its bytes. All waits together stay below 25 s, since
-containerd gives up on an answer after 30 s."""
+READ_TIMEOUT_S: Final = 10.0
+"""The longest silence before the first bytes of an answer's body. All waits together stay below 25 s, since containerd
+gives up on an answer after 30 s."""
 REDIRECTS_MAX: Final = 5
 REFUSAL_BYTES_MAX: Final = 64 * 1024
 

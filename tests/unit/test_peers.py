@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mirror import peer_client
+from mirror import hedge, peer_client
 from mirror.choice import Holder, Standing
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.oci import ByteRange, Digest, Kind, Repository
@@ -113,6 +113,24 @@ async def test_a_peer_that_failed_is_not_asked_first_again() -> None:
             await (await peers.open(BLOB)).body.aclose()
         assert len(bad.heard) == 1
         assert len(good.heard) == 3
+
+
+async def test_a_peer_that_broke_off_in_the_same_answer_is_left_out() -> None:
+    async with scripted(GOOD) as server, peers_at(server.url) as peers:
+        with pytest.raises(NotFoundError):
+            await peers.open(BLOB.without(["peer-0"]))
+        assert server.heard == []
+
+
+async def test_a_second_peer_is_asked_when_the_first_is_slow_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hedge, "HEDGE_S_MAX", 0.1)
+    failures = Failures()
+    async with scripted(hang) as slow, scripted(GOOD) as good:
+        async with peers_at(slow.url, good.url, failures=failures) as peers, asyncio.timeout(1):
+            content = await peers.open(BLOB)
+            assert await read_all(content.body, 1000) == DATA
+    assert content.holder == "peer-1"
+    assert failures == [], "it was only slow"
 
 
 async def test_a_dead_peer_costs_one_refused_connection() -> None:

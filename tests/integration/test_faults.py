@@ -1,0 +1,286 @@
+"""What can go wrong with a source in the middle of a pull, and that the pull ends well in spite of it.
+
+In each case a real containerd pulls through its agent with CRI's PullImage, and ends with the right image in the same
+call. A bad upstream is a server between the agent and the registry (the runtime itself knows the registry's own
+address, to which it falls back). A bad peer is a member of the cluster in the test's process that claims the layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import pytest_asyncio
+
+from gossip import ClusterSecret, Config
+from gossip import Node as GossipNode
+from mirror.cluster import PEER_PORT, content_key, group_of
+from mirror.oci import Digest
+from tests.integration import bad_server
+from tests.integration.agents import ROUTER_PORT, SECRET, Agent, eventually
+from tests.integration.bad_server import BadServer, Fault
+from tests.lab import Image, Lab, Node, PullError, Registry
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
+
+MEGABYTE = 1_000_000
+SMALL, LARGE = 1 * MEGABYTE, 12 * MEGABYTE
+SPOOL_BYTES = 4 * MEGABYTE
+"""The file system under the third node's spool: less than a layer."""
+VISIBLE_S = 5.0
+SLOW = "40mbit"
+"""A rate at which a layer takes seconds, so that something can happen meanwhile."""
+
+
+@dataclass
+class Scene:
+    lab: Lab
+    registry: Registry
+    nodes: list[Node]
+    agents: list[Agent]
+    upstream: BadServer
+    peer: BadServer
+    member: GossipNode
+    claimed: list[bytes] = field(default_factory=list)
+
+    async def publish(self, name: str) -> Image:
+        """An image with a small layer and a large one."""
+        return await self.registry.publish(f"lib/{name}:v1", [SMALL, LARGE])
+
+    async def claim(self, *digests: Digest) -> None:
+        """Let the bad peer say that it has these, and wait until the agents have heard."""
+        for digest in digests:
+            self.member.add(content_key(digest))
+            self.claimed.append(content_key(digest))
+        await asyncio.sleep(1.0)
+
+    def withdraw(self) -> None:
+        """Let it say that it has nothing."""
+        for key in self.claimed:
+            self.member.remove(key)
+        self.claimed.clear()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster() -> AsyncGenerator[Scene]:
+    async with AsyncExitStack() as stack:
+        lab = await stack.enter_async_context(Lab.open())
+        registry = await lab.add_registry("registry.test")
+        nodes = await lab.add_nodes(3)
+        upstream = await stack.enter_async_context(bad_server.bad_server(lab.gateway, registry))
+        peer = await stack.enter_async_context(bad_server.bad_server(lab.gateway, registry))
+        spool = nodes[2].directory / "spool"
+        spool.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SPOOL_BYTES}", "tmpfs", spool], check=True)
+        seeds = ",".join(f"{node.address}:{ROUTER_PORT}" for node in nodes)
+        through = ("--registries", f"registry.test={upstream.url}")
+        agents = [Agent(node, seeds, [registry], through) for node in nodes[:2]]
+        agents.append(Agent(nodes[2], seeds, [registry], (*through, "--spool-dir", str(spool))))
+        await asyncio.gather(*(agent.start() for agent in agents))
+        for agent in agents:
+            await agent.configure_containerd()
+        config = Config(
+            name="bad",
+            bind_address=lab.gateway,
+            advertise_address=lab.gateway,
+            seeds=(f"{nodes[0].address}:{ROUTER_PORT}",),
+            secret=ClusterSecret(SECRET),
+            attributes={PEER_PORT: str(peer.port)},
+        )
+        member = await stack.enter_async_context(GossipNode(config, group_of=group_of))
+
+        async def all_met() -> bool:
+            return [await agent.metric("skvaller_gossip_members_normal") for agent in agents] == [3] * 3
+
+        await eventually(all_met, 20)
+        yield Scene(lab, registry, nodes, agents, upstream, peer, member)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def scene(cluster: Scene) -> AsyncGenerator[Scene]:
+    """The cluster, well-behaved and with all its agents."""
+    yield cluster
+    cluster.withdraw()
+    for server in (cluster.upstream, cluster.peer):
+        server.heal()
+    for agent in cluster.agents:
+        agent.process.resume()
+        if not agent.process.running:
+            await agent.start()
+
+
+THROTTLED = "throttled to a hundredth"
+"""Not for the upstream: nobody else has the object, so a slow registry is stayed with."""
+FAULTS: dict[str, Fault] = {
+    "killed at 10 %": bad_server.killed_at(0.1),
+    "killed at 50 %": bad_server.killed_at(0.5),
+    "killed at 99 %": bad_server.killed_at(0.99),
+    "reset": bad_server.reset,
+    "stalled": bad_server.stalled,
+    THROTTLED: bad_server.throttled,
+    "truncated": bad_server.truncated,
+    "Content-Length too long": bad_server.too_long,
+    "200 to a Range request": bad_server.whole_for_range,
+    "500": bad_server.error_500,
+    "redirects to itself": bad_server.redirect_loop,
+    "redirects elsewhere": bad_server.redirect_away,
+    "slow headers": bad_server.slow_head,
+}
+
+
+def large(image: Image) -> Digest:
+    """The layer that is not verified before its first byte goes out."""
+    return max(image.layers(), key=lambda digest: image.layers()[digest])
+
+
+def small(image: Image) -> Digest:
+    """The layer that is."""
+    return min(image.layers(), key=lambda digest: image.layers()[digest])
+
+
+@pytest.mark.parametrize("case", [case for case in FAULTS if case != THROTTLED])
+async def test_a_pull_outlives_a_bad_upstream(scene: Scene, case: str) -> None:
+    image = await scene.publish(f"u{list(FAULTS).index(case)}")
+    scene.upstream.spoil(image, FAULTS[case])
+    assert await scene.nodes[0].pull(image.name) < 60
+    assert image.objects() <= scene.nodes[0].content()
+    assert scene.upstream.asked
+
+
+@pytest.mark.parametrize("case", FAULTS)
+async def test_a_pull_outlives_a_bad_peer(scene: Scene, case: str) -> None:
+    image = await scene.publish(f"p{list(FAULTS).index(case)}")
+    scene.peer.spoil(image, FAULTS[case])
+    await scene.claim(*image.layers())
+    scene.registry.forget()
+    assert await scene.nodes[0].pull(image.name) < 25
+    assert image.objects() <= scene.nodes[0].content()
+    assert scene.peer.asked
+
+
+async def test_a_small_layer_with_a_flipped_byte_is_replaced_and_no_pull_fails(scene: Scene) -> None:
+    for server, name in ((scene.upstream, "fu"), (scene.peer, "fp")):
+        image = await scene.publish(name)
+        server.spoil(image, bad_server.flipped(500_000), small(image))
+        if server is scene.peer:
+            await scene.claim(small(image))
+        await scene.nodes[0].pull(image.name)
+        assert image.objects() <= scene.nodes[0].content()
+        assert server.asked
+        server.heal()
+
+
+@pytest.mark.parametrize("number", range(2), ids=["a flipped byte", "an end that its Content-Length leaves out"])
+async def test_wrong_bytes_in_a_large_layer_fail_one_pull_and_their_giver_is_not_asked_again(
+    scene: Scene, number: int
+) -> None:
+    image = await scene.publish(f"wrong{number}")
+    before = await scene.agents[0].metric("skvaller_blamed_deliveries_total")
+    scene.peer.spoil(image, [bad_server.flipped(5_000_000), bad_server.too_short][number], large(image))
+    await scene.claim(large(image))
+    with pytest.raises(PullError):
+        await scene.nodes[0].pull(image.name)
+    assert large(image) not in scene.nodes[0].content()
+    await asyncio.sleep(1)
+    asked = len(scene.peer.asked)
+    await scene.nodes[0].pull(image.name)
+    assert image.objects() <= scene.nodes[0].content()
+    assert len(scene.peer.asked) == asked
+
+    async def blamed() -> bool:
+        return await scene.agents[0].metric("skvaller_blamed_deliveries_total") == before + 1
+
+    await eventually(blamed, VISIBLE_S)
+    assert f"bad gave wrong bytes for {large(image)}" in scene.agents[0].process.log()
+
+
+async def test_a_large_layer_that_upstream_gives_with_a_flipped_byte_is_never_committed(scene: Scene) -> None:
+    image = await scene.publish("flip-upstream")
+    scene.upstream.spoil(image, bad_server.flipped(5_000_000), large(image))
+    with pytest.raises(PullError):
+        await scene.nodes[0].pull(image.name)
+    assert large(image) not in scene.nodes[0].content()
+    scene.upstream.heal()
+    await asyncio.sleep(1)
+    await scene.nodes[0].pull(image.name)
+    assert image.objects() <= scene.nodes[0].content()
+
+
+async def test_a_spool_on_a_full_disk_costs_no_pull(scene: Scene) -> None:
+    image = await scene.publish("full")
+    await scene.nodes[2].pull(image.name)
+    assert image.objects() <= scene.nodes[2].content()
+    assert "the spool does not take more" in scene.agents[2].process.log()
+
+
+@asynccontextmanager
+async def slow_link(node: Node) -> AsyncGenerator[None]:
+    """What the node sends goes out at the rate `SLOW`."""
+    shape = ("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", SLOW, "burst", "64kb", "latency", "200ms")
+    await node.run(*shape)
+    try:
+        yield
+    finally:
+        await node.run("tc", "qdisc", "del", "dev", "eth0", "root")
+
+
+@asynccontextmanager
+async def pulling_from_a_slow_holder(scene: Scene, name: str) -> AsyncGenerator[tuple[Image, asyncio.Task[float]]]:
+    """The first node pulls what the second has; the pull is under way, and far from its end."""
+    one, two = scene.nodes[:2]
+    image = await scene.publish(name)
+    await two.pull(image.name)
+    await asyncio.sleep(1)
+    scene.registry.forget()
+    async with slow_link(two):
+        pull = asyncio.create_task(one.pull(image.name))
+        await asyncio.sleep(1)
+        assert not pull.done()
+        yield image, pull
+        assert image.objects() <= one.content()
+
+
+async def test_a_layer_that_is_garbage_collected_while_it_is_read_is_read_to_its_end(scene: Scene) -> None:
+    async with pulling_from_a_slow_holder(scene, "collected") as (image, pull):
+        await scene.nodes[1].remove(image.name)
+        while large(image) in scene.nodes[1].content():
+            assert not pull.done()
+            await asyncio.sleep(0.01)
+        await pull
+        assert scene.registry.bytes_sent(large(image)) == 0
+
+
+async def test_a_holder_that_is_told_to_stop_gives_what_it_has_begun(scene: Scene) -> None:
+    async with pulling_from_a_slow_holder(scene, "stopped") as (_, pull):
+        stopping = asyncio.create_task(scene.agents[1].process.stop())
+        await pull
+        await stopping
+
+
+async def test_a_holder_that_hangs_is_left(scene: Scene) -> None:
+    async with pulling_from_a_slow_holder(scene, "hung") as (_, pull):
+        scene.agents[1].process.pause()
+        assert await pull < 25
+
+
+async def test_a_holder_that_is_killed_is_left(scene: Scene) -> None:
+    async with pulling_from_a_slow_holder(scene, "killed") as (_, pull):
+        await scene.agents[1].process.kill()
+        await pull
+
+
+async def test_an_agent_that_is_told_to_stop_lets_its_own_runtime_end_its_pull(scene: Scene) -> None:
+    async with pulling_from_a_slow_holder(scene, "own-stopped") as (_, pull):
+        stopping = asyncio.create_task(scene.agents[0].process.stop())
+        await pull
+        await stopping
+
+
+async def test_an_agent_that_is_killed_leaves_its_runtime_to_the_registry(scene: Scene) -> None:
+    async with pulling_from_a_slow_holder(scene, "own-killed") as (_, pull):
+        await scene.agents[0].process.kill()
+        await pull
