@@ -91,7 +91,7 @@ class SpoolFile:
         """Whether `commit` tells if the bytes are right."""
         return self._hash is not None
 
-    async def write(self, chunks: Sequence[bytes]) -> bool:
+    async def write(self, chunks: Sequence[bytes | bytearray]) -> bool:
         """Append bytes; False when the disk does not take them."""
         try:
             return await asyncio.to_thread(self._write, chunks)
@@ -126,7 +126,7 @@ class SpoolFile:
             finally:
                 self._spool.give_back(self.room)
 
-    def _write(self, chunks: Sequence[bytes]) -> bool:
+    def _write(self, chunks: Sequence[bytes | bytearray]) -> bool:
         with self._lock:
             if self._ended:
                 return False

@@ -19,7 +19,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import UnavailableError
-from mirror.pieces import FilePiece, read_piece
+from mirror.intake import take
+from mirror.pieces import FilePiece, SocketPiece, read_piece
 from mirror.source import Content, MemoryBody
 from mirror.spool import PUNCH_BYTES, SpoolFile
 
@@ -85,7 +86,7 @@ class Transfer:
         self._start = 0  # what lies before was punched out
         self._foremost = 0
         self._readers: set[TransferBody] = set()
-        self._gathered: deque[bytes] = deque()
+        self._gathered: deque[bytes | bytearray] = deque()
         self._gathered_bytes = 0
         self._fetched = 0  # gathered, on its way to the disk, or written
         self._grown = Bell()
@@ -215,7 +216,7 @@ class Transfer:
     async def _read(self) -> None:
         async with aclosing(self.content.body.pieces()) as pieces:
             async for piece in pieces:
-                async with aclosing(read_piece(piece)) as chunks:
+                async with aclosing(take(piece) if isinstance(piece, SocketPiece) else read_piece(piece)) as chunks:
                     async for chunk in chunks:
                         while self._gathered_bytes >= GATHERED_BYTES_MAX or self._far_ahead():
                             await self._stirred.wait()

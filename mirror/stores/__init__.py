@@ -69,7 +69,7 @@ class Ingest(Protocol):
         """Whether `commit` finds wrong bytes out."""
         ...
 
-    async def write(self, chunks: Sequence[bytes]) -> bool:
+    async def write(self, chunks: Sequence[bytes | bytearray]) -> bool:
         """Append bytes; False when they were not written, and nothing more will be (the disk is full)."""
         ...
 

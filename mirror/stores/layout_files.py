@@ -238,7 +238,7 @@ class PartialBlob:
         self._ended = False
         self._file: FileIO | None = None
 
-    def write(self, chunks: Sequence[bytes]) -> bool:
+    def write(self, chunks: Sequence[bytes | bytearray]) -> bool:
         """Append bytes; whether it did, which it does no more once the blob was given up."""
         with self._lock:
             self._append(chunks)
@@ -273,7 +273,7 @@ class PartialBlob:
         with self._lock:
             self._end()
 
-    def _append(self, chunks: Sequence[bytes]) -> None:
+    def _append(self, chunks: Sequence[bytes | bytearray]) -> None:
         if self._ended:
             return
         self._size += sum(map(len, chunks))

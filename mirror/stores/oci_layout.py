@@ -362,7 +362,7 @@ class LayoutIngest:
         self._end = end
         self._ended = False
 
-    async def write(self, chunks: Sequence[bytes]) -> bool:
+    async def write(self, chunks: Sequence[bytes | bytearray]) -> bool:
         """Hash and write bytes, in a thread."""
         return not self._ended and await asyncio.to_thread(self._blob.write, chunks)
 
