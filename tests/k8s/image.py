@@ -1,6 +1,6 @@
 """The image of k8s/Dockerfile, built by buildah on a Debian of its own, since no registry is needed for that.
 
-The base is made once by debootstrap and stays in buildah's storage; so do the layers of the last build.
+The base is made once by debootstrap and stays in buildah's storage; the image goes when the tests end.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def built_image() -> Iterator[Image]:
         _build_base()
     dockerfile = ROOT / "k8s" / "Dockerfile"
     # Without systemd and cgroups of its own, buildah can only change the root directory.
-    options = ("--isolation", "chroot", "--layers", "--quiet", "--build-arg", f"BASE={BASE}")
+    options = ("--isolation", "chroot", "--quiet", "--build-arg", f"BASE={BASE}")
     _run("buildah", "build", *options, "--file", str(dockerfile), "--tag", IMAGE, str(ROOT))
     configuration = json.loads(_run("buildah", "inspect", "--type", "image", IMAGE))["OCIv1"]["config"]
     container = _run("buildah", "from", "--pull-never", IMAGE)
@@ -52,6 +52,7 @@ def built_image() -> Iterator[Image]:
         yield Image(root, configuration["Entrypoint"], configuration["Env"])
     finally:
         _run("buildah", "rm", container)
+        _run("buildah", "rmi", IMAGE)
 
 
 def _build_base() -> None:
