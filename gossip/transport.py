@@ -47,8 +47,11 @@ FRAME_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 PUBLISHED_FRAME_BYTES_MAX: Final = 1024 * 1024
 """libzmq ends a connection on which a larger frame comes. It does not count the message; the codec checks the sum."""
 
-DEALERS_MAX: Final = 16
-DEALER_IDLE_S: Final = 60.0
+DEALERS_MAX: Final = 64
+DEALER_IDLE_S: Final = 30.0
+DEALER_KEEP_S: Final = 5.0
+"""A connection for requests is closed when it was idle for so long, or, to make room, `DEALER_KEEP_S` after its last
+use. Never earlier: on a busy machine connections would push each other out before one of them is made."""
 LEAVE_LINGER_MS: Final = 500
 
 _CONNECTION: Final[Mapping[int, int]] = {
@@ -94,11 +97,8 @@ _DEALER: Final = {
 }
 # Without a limit, since libzmq's thread waits when there is no room for an event, and everything waits with it.
 _MONITOR: Final[Mapping[int, int]] = {zmq.RCVHWM: 0, zmq.LINGER: 0}
-_REFUSED: Final = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
-)
+# A failure without detail is none of these: most often a member that closed the connection meanwhile.
+_REFUSED: Final = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Transport:
     def send(self, to: Address, frames: Frames) -> None:
         """Send to the ROUTER at an address; answers come to `Handler.received`."""
         dealer = self._dealer(to)
-        if not dealer.send(frames):
+        if dealer is None or not dealer.send(frames):
             self._handler.dropped()
 
     def link(self, name: str, address: Address) -> None:
@@ -255,7 +255,8 @@ class Transport:
         self._channels.add(channel)
         return channel
 
-    def _dealer(self, address: Address) -> Channel:
+    def _dealer(self, address: Address) -> Channel | None:
+        """The connection for requests to an address; None when there is no room for another."""
         now = asyncio.get_running_loop().time()
         for other, old in list(self._dealers.items()):
             stuck = other == address and old.stuck(now)
@@ -263,8 +264,11 @@ class Transport:
                 self._dealers.pop(other).close()
         dealer = self._dealers.get(address)
         if dealer is None:
-            while len(self._dealers) >= DEALERS_MAX:
-                self._dealers.popitem(last=False)[1].close()
+            if len(self._dealers) >= DEALERS_MAX:
+                oldest = next(iter(self._dealers))
+                if self._dealers[oldest].used_at > now - DEALER_KEEP_S:
+                    return None
+                self._dealers.pop(oldest).close()
             dealer = self._dealers[address] = self._channel(self._client(zmq.DEALER, _DEALER, address.server_key))
             dealer.receive = partial(self._received, dealer.answer)
             dealer.connect(address.host, address.port)

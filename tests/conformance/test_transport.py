@@ -18,7 +18,7 @@ import pytest
 
 from gossip import BindError, ClusterSecret
 from gossip.codec import MESSAGE_BYTES_MAX
-from gossip.transport import DEALERS_MAX, Address, Handler, Transport
+from gossip.transport import Address, Handler, Transport
 from tests.conformance.reader_connection import create_reader_connection
 from tests.integration.gossip.nodes import free_ports, until
 
@@ -292,15 +292,23 @@ async def test_what_waits_for_nobody_is_bounded_and_told_as_dropped(end: Callabl
     assert asker.counts["dropped"] >= 10
 
 
-async def test_as_many_can_be_asked_in_turn_as_there_are_with_a_few_connections(end: Callable[..., End]) -> None:
-    servers = await started(end, DEALERS_MAX + 4)
+async def test_requests_to_more_than_there_is_room_for_are_dropped_until_others_have_been_answered(
+    end: Callable[..., End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gossip.transport.DEALERS_MAX", 3)
+    monkeypatch.setattr("gossip.transport.DEALER_KEEP_S", 0.5)
+    *servers, late = await started(end, 4)
     [asker] = await started(end, 1)
-    before = descriptors()
     for server in servers:
         asker.transport.send(server.router, [b"R", b"question"])
-        await until(lambda server=server: bool(server.asked))  # type: ignore[misc]
-    # A connection costs both ends a socket, and libzmq a signaller.
-    assert descriptors() - before <= 4 * DEALERS_MAX
+    before = descriptors()
+    asker.transport.send(late.router, [b"R", b"too much"])
+    assert asker.counts["dropped"] == 1
+    await until(lambda: all(server.asked for server in servers))
+    await asyncio.sleep(0.5)
+    asker.transport.send(late.router, [b"R", b"question"])
+    await until(lambda: late.asked == [[b"R", b"question"]])
+    assert descriptors() <= before + 6, "one connection was closed for the one that was made"
 
 
 # Who is let in.

@@ -28,6 +28,7 @@ def state(node: Node) -> dict[str, Any]:
         "pairs": sum(len(held.elements(name)) for name in known),
         "hash": hashlib.sha256(repr(stands).encode()).hexdigest(),
         "audit_mismatches": node.counters.audit_mismatches,
+        "refused": node.counters.refused_connections,
         "bytes_in": node.counters.bytes_in,
         "bytes_out": node.counters.bytes_out,
     }
