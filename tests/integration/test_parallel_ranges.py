@@ -40,6 +40,7 @@ async def test_layers_fetched_in_parallel_ranges_come_from_upstream_and_then_fro
         for digest in image.objects():
             await seen(cluster, digest, {"n1"}, 3)
         await tag_seen(cluster, image.name, image.root.digest, 3)
+    assert sum(registry.bytes_sent(layer) for layer in image.layers()) < 1.05 * image.size(), "once for all ranges"
     await registry.stop()
     await nodes[1].pull(image.name)
     assert nodes[1].content() == image.objects()
