@@ -8,7 +8,9 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import trustme
 
+from mirror.settings import load
 from tests.k8s.render_manifests import MANIFESTS, manifests
 from tests.k8s.tools import CHART, KUBE_VERSION, ROOT, HelmError, helm, render
 
@@ -57,15 +59,29 @@ def test_every_values_file_is_free_of_complaints(values: Path) -> None:
     helm("lint", "--strict", "--kube-version", KUBE_VERSION, CHART, "--values", values)
 
 
-@pytest.mark.parametrize(
+every_way = pytest.mark.parametrize(
     "arguments",
     [[], list(EVERYTHING), *(["--values", str(values)] for values in VALUES_FILES)],
     ids=["defaults", "everything", *(values.stem for values in VALUES_FILES)],
 )
+
+
+@every_way
 def test_every_object_is_one_that_kubernetes_knows(arguments: list[str]) -> None:
     for kind, part in objects(*arguments).items():
         if kind != "PodMonitor":  # its schema is the Prometheus operator's
             kubernetes_validate.validate(part, KUBE_VERSION.rpartition(".")[0], strict=True)
+
+
+@every_way
+def test_the_agents_environment_makes_settings(arguments: list[str], tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))  # certificates are read with the settings
+    given = {name: text.replace("/etc/skvaller/ca", str(tmp_path)) for name, text in environment(*arguments).items()}
+    settings = load({}, given | {"SKVALLER_ADDRESS": "10.0.0.7"}, None)
+    assert settings.store == "containerd"
+    socket = str(settings.containerd_socket.parent)
+    mounted = {mount["mountPath"] for mount in container("agent", *arguments)["volumeMounts"]}
+    assert {socket, str(settings.containerd_content_dir), str(settings.spool_dir)} <= mounted
 
 
 @pytest.mark.parametrize(
