@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import socket
-import tempfile
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from ipaddress import ip_address
@@ -227,7 +226,7 @@ class Settings:
     spool_dir: Path = option(
         _path,
         "Where objects in flight lie, in files without a name. Not a tmpfs: that is memory.",
-        factory=lambda: Path(tempfile.gettempdir()),
+        default=Path("/tmp"),  # noqa: S108 - files there are made without a name
     )
     spool_bytes_max: int = option(
         _size,
