@@ -252,7 +252,7 @@ class Settings:
         if self.secret_file is None and not ip_address(self.address).is_loopback:
             raise SettingsError(
                 f"address: {self.address!r} is not allowed without a secret_file: "
-                "make one with `head -c 32 /dev/urandom > FILE` and give it to every node"
+                "make one with `openssl rand -base64 32 > FILE` and give it to every node"
             )
         if not self.advertise_address:
             object.__setattr__(self, "advertise_address", self.address)
