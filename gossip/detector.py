@@ -10,7 +10,8 @@ This node may be at fault itself. *Health* is 0 when it is well, up to 8; it mul
 it accuses. It is worse after a stall of this process, after a suspicion of this node, and for each helper that did not
 even say that it got no answer; better after each probe that succeeded. A node that hears none of its neighbours blames
 itself first: its health gets worse each second, so that it accuses the others late, but does. (Rules that count a
-share of the neighbours have a floor: one of two and one of three are accused at once.)
+share of the neighbours have a floor: one of two and one of three are accused at once.) The same when none of
+three helpers says anything.
 
 Besides, every few seconds a random member is probed, newcomers first, and one that is DOWN: the halves of a parted
 cluster find each other that way.
@@ -51,6 +52,8 @@ ROUND_S: Final = 5.0
 REVIVAL_S: Final = 10.0
 """How often a member that is DOWN is pinged."""
 HEALTH_WORST: Final = 8
+BLAME_S: Final = 1.0
+"""A node that hears nobody gets worse so often, until it is as bad as can be and accuses the others."""
 DEAF_MIN: Final = 3
 """Who listens to fewer than this cannot tell whether it is deaf or they are dumb, and blames them."""
 
@@ -102,6 +105,7 @@ class Detector:
         self._relays: dict[int, _Relay] = {}
         self._newcomers: dict[str, None] = {}
         self._order: list[str] = []
+        self._deaf = False
         self._check_at = self._round_at = self._revive_at = self._blame_at = inf
 
     def start(self, now: float) -> None:
@@ -234,9 +238,11 @@ class Detector:
         late_s = self._config.silence_s * (self.health + 1)
         late = [name for name, other in linked.items() if other.disconnected or now - other.heard_at > late_s]
         silent = sum(self._membership.silent(other, now) for other in linked.values())
-        if silent == len(linked) >= DEAF_MIN and now >= self._blame_at:
-            self._blame_at = now + 1.0
-            self.strained()
+        self._deaf = silent == len(linked) >= DEAF_MIN and self.health < HEALTH_WORST
+        if self._deaf:
+            if now >= self._blame_at:
+                self._blame_at = now + BLAME_S
+                self.strained()
             return
         for name in late:
             self._probe(name, now)
@@ -265,9 +271,11 @@ class Detector:
             self.sends.extend((helper, request) for helper in helpers)
         else:
             del self._probes[name]
+            doubtful = self._deaf or (probe.helpers == HELPERS and not probe.nacks and self.health < HEALTH_WORST)
             self.health = min(HEALTH_WORST, self.health + max(0, probe.helpers - probe.nacks))
-            accused = replace(other.member, status=Status.SUSPECT)
-            self.claims.append(Claim(accused, self._membership.me.name))
+            if not doubtful:
+                accused = replace(other.member, status=Status.SUSPECT)
+                self.claims.append(Claim(accused, self._membership.me.name))
 
     def _helpers(self, target: str) -> list[Member]:
         """Some to ask for help, rather those that are no neighbours: they see the target from elsewhere."""

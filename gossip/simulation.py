@@ -38,6 +38,7 @@ RECONNECT_S_MAX: Final = 0.2
 """ZeroMQ tries again so often to reach a process that is not there."""
 SEEK_S: Final = 1.0
 REJOIN_S: Final = 10.0
+ROUNDING_S: Final = 1e-9
 CHECK_EVERY: Final = 10
 """The invariants of a node are checked once in so many times that anything happens to one."""
 
@@ -219,7 +220,7 @@ class Simulation(Network):
         due = replica.deadline - host.clock_s
         if due < host.timer_at:
             host.timer_at = due
-            self.at(max(self.now, due), partial(self._tick, host, host.life))
+            self.at(max(self.now, due), partial(self._tick, host, host.life, due))
 
     def _perform(self, host: Host, output: Output, asker: tuple[Host, int] | None) -> None:
         match output:
@@ -274,19 +275,18 @@ class Simulation(Network):
         if host.life == life and host.replica is not None and name in host.listens_to:
             self.act(host, host.replica.disconnected(name, host.clock(self.now)))
 
-    def _tick(self, host: Host, life: int) -> None:
-        if host.life != life or host.replica is None:
+    def _tick(self, host: Host, life: int, timer_at: float) -> None:
+        # Every earlier deadline sets a timer; only the earliest counts.
+        if host.life != life or host.replica is None or host.timer_at != timer_at:
             return
         if self.now < host.stalled_until:
-            self.at(host.stalled_until, partial(self._tick, host, life))
+            self.at(host.stalled_until, partial(self._tick, host, life, timer_at))
             return
         host.timer_at = inf
         # Rounding must not leave the clock a hair before the deadline.
         due = host.replica.deadline
-        if due <= host.clock(self.now) + 1e-9:
-            self.act(host, host.replica.tick(max(host.clock(self.now), due)))
-        else:
-            self.act(host, ())
+        late = due <= host.clock(self.now) + ROUNDING_S
+        self.act(host, host.replica.tick(max(host.clock(self.now), due)) if late else ())
 
     def _spread(self, host: Host, sender: Sender, message: Message) -> None:
         listeners = self._listeners.get(host.port)

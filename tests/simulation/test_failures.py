@@ -1,0 +1,172 @@
+"""Members that crash, lose power, stall or are cut off: how soon that is seen, and that nobody else suffers.
+
+The figures are the promises of the package, for clusters of any size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gossip.membership import Claim, Status, Visibility
+from gossip.simulation import Faults, Simulation
+
+CRASH_S = 10.0
+POWER_LOSS_S = 13.0
+HEAL_S = 5.0
+
+
+def acquainted(size: int, seed: int = 1) -> Simulation:
+    """A cluster that has been running for a while; each node holds one key of its own and one that all hold."""
+    names = [f"node{number:03}" for number in range(size)]
+    faults = Faults(latency_s=(0.0003, 0.0015), ordered=True)
+    cluster = Simulation(seed, names[:2], faults, check_every=200, decode_every=10)
+    cluster.start_acquainted({name: [b"all", name.encode()] for name in names})
+    cluster.run(12.0)
+    assert not cluster.differences()
+    return cluster
+
+
+def counted(cluster: Simulation, what: str) -> int:
+    return sum(getattr(cluster.replica(name).counters, what) for name in cluster.running())
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("size", [2, 3, 5, 40])
+@pytest.mark.parametrize(
+    ("silently", "within_s"), [(False, CRASH_S), (True, POWER_LOSS_S)], ids=["crash", "power loss"]
+)
+def test_a_dead_member_is_hidden_everywhere_in_time_and_nobody_else_is(
+    size: int, silently: bool, within_s: float, seed: int
+) -> None:
+    cluster = acquainted(size, seed)
+    victim = f"node{size - 1:03}"
+    cluster.crash(victim, silently=silently)
+    cluster.run(within_s)
+    assert set(cluster.views(victim)) == {Visibility.HIDDEN}
+    for name in cluster.running():
+        assert set(cluster.views(name)) <= {Visibility.NORMAL}
+        assert cluster.replica(name).lookup.holders(victim.encode()) == []
+    cluster.start(victim, [b"all", victim.encode()])
+    cluster.run(5.0)
+    assert not cluster.differences()
+    assert cluster.replica("node000").set.at(victim)[0] == cluster.replica(victim).me.epoch
+
+
+def test_a_node_alone_has_nobody_to_suspect() -> None:
+    cluster = Simulation(1, ["a"])
+    cluster.start("a", [b"key"])
+    cluster.run(60.0)
+    assert cluster.replica("a").lookup.members() == []
+    assert counted(cluster, "suspicions") == 0
+
+
+@pytest.mark.parametrize(("size", "dead"), [(3, 2), (5, 2), (40, 8)])
+def test_several_that_die_at_once_are_all_hidden(size: int, dead: int) -> None:
+    cluster = acquainted(size)
+    victims = [f"node{size - 1 - number:03}" for number in range(dead)]
+    for victim in victims:
+        cluster.crash(victim, silently=True)
+    cluster.run(POWER_LOSS_S)
+    for victim in victims:
+        assert set(cluster.views(victim)) == {Visibility.HIDDEN}
+
+
+@pytest.mark.parametrize("stall_s", [1.0, 3.0, 6.0])
+def test_a_member_that_stalls_is_never_hidden(stall_s: float) -> None:
+    cluster = acquainted(12)
+    cluster.stall("node005", stall_s)
+    for _ in range(30):
+        cluster.run(0.5)
+        assert Visibility.HIDDEN not in cluster.views("node005")
+    assert set(cluster.views("node005")) == {Visibility.NORMAL}
+    assert not cluster.differences()
+    if stall_s == 6.0:
+        assert counted(cluster, "suspicions") > 0
+        assert cluster.replica("node005").counters.refutations > 0
+
+
+def test_who_wakes_from_a_long_stall_accuses_nobody_and_is_back_without_its_content_being_sent() -> None:
+    cluster = acquainted(12)
+    cluster.stall("node005", 30.0)
+    cluster.run(29.0)
+    assert set(cluster.views("node005")) == {Visibility.HIDDEN}
+    pulls, rebases = counted(cluster, "pulls"), counted(cluster, "rebases")
+    epoch = cluster.replica("node005").me.epoch
+    cluster.run(4.0)
+    assert not cluster.differences()
+    assert cluster.replica("node005").counters.suspicions == 0
+    assert cluster.replica("node005").me.epoch == epoch
+    assert (counted(cluster, "pulls"), counted(cluster, "rebases")) == (pulls, rebases)
+
+
+def test_a_live_member_that_is_accused_is_alive_again_everywhere_within_a_flood() -> None:
+    """P7."""
+    cluster = acquainted(40)
+    accuser = cluster.replica("node001")
+    accused = cluster.replica("node030").me
+    for name in cluster.running():
+        if name != "node030":
+            assert cluster.replica(name).membership.others["node030"].member.status is Status.ALIVE
+    accuser._detector.claims.append(Claim(replace(accused, status=Status.SUSPECT), "node001"))
+    cluster.run(1.2)
+    assert set(cluster.views("node030")) == {Visibility.NORMAL}
+    assert cluster.replica("node030").counters.refutations == 1
+
+
+@pytest.mark.parametrize("parted_s", [20.0, 100.0])
+def test_parted_halves_are_one_again_soon_after_and_no_live_member_is_hidden_on_its_side(parted_s: float) -> None:
+    cluster = acquainted(40)
+    half = [f"node{number:03}" for number in range(20)]
+    cluster.partition(half)
+    cluster.run(parted_s)
+    cluster.add("node000", b"made here")
+    cluster.add("node039", b"made there")
+    cluster.heal()
+    for _ in range(int(HEAL_S / 0.25)):
+        cluster.run(0.25)
+        for name in cluster.running():
+            hidden = [
+                m for m, o in cluster.replica(name).membership.others.items() if o.visibility is Visibility.HIDDEN
+            ]
+            assert not [member for member in hidden if (member in half) == (name in half)]
+    assert not cluster.differences()
+    assert {len(cluster.replica(name).lookup.holders(b"made here")) for name in half[1:]} == {1}
+
+
+def test_a_node_that_hears_nobody_blames_itself_first_and_recovers() -> None:
+    cluster = acquainted(12)
+    cluster.partition(["node005"])
+    cluster.run(15.0)
+    assert cluster.replica("node005").counters.suspicions == 0
+    assert set(cluster.views("node005")) == {Visibility.HIDDEN}
+    cluster.heal()
+    cluster.run(12.0)
+    assert not cluster.differences()
+
+
+def test_a_newcomer_gets_everything_in_parts_and_bothers_nobody_with_it() -> None:
+    names = [f"node{number:03}" for number in range(20)]
+    faults = Faults(latency_s=(0.0003, 0.0015), ordered=True)
+    cluster = Simulation(3, names[:2], faults, check_every=0)
+    keys = [b"%033d" % number for number in range(2000)]
+    cluster.start_acquainted({name: keys[number * 50 : number * 50 + 1000] for number, name in enumerate(names)})
+    cluster.run(12.0)
+    before = sum(host.bytes_in for host in cluster.hosts.values())
+    cluster.start("newcomer", [b"key"])
+    cluster.run(2.0)
+    assert not cluster.differences()
+    newcomer = cluster.hosts["newcomer"]
+    assert newcomer.bytes_in < 20_000 * 3 + 2_000 * 33 + 60_000, "pairs, distinct keys, and records"
+    assert sum(host.bytes_in for host in cluster.hosts.values()) - before - newcomer.bytes_in < 150_000
+
+
+def test_the_largest_set_of_one_owner_arrives_whole() -> None:
+    cluster = Simulation(3, ["a"], Faults(ordered=True), check_every=0)
+    cluster.start("a", [b"%033d" % number for number in range(65_536)])
+    cluster.start("b")
+    cluster.run(3.0)
+    assert not cluster.differences()
+    assert cluster.replica("b").set.index.pairs == 65_536
+    cluster.replica("b").check()
