@@ -2,6 +2,10 @@
 
 It can be told to send, connect or close from the start: aiozmq takes a turn of the loop until it has a transport, and
 what is sent meanwhile waits here. Closing never waits for what could not be sent.
+
+One message is handled in a turn of the loop. Left alone, aiozmq takes ever more in one: each that is answered makes it
+look twice for others, and each of these twice again. So reading pauses while a message is handled. (aiozmq's `close`
+would leave the descriptor of a paused transport in the selector; its `abort`, which is used here, does not.)
 """
 
 from __future__ import annotations
@@ -124,9 +128,19 @@ class Channel:
         asyncio.get_running_loop().call_soon(self._gone)
 
     def msg_received(self, frames: Frames) -> None:
-        """A message came."""
+        """A message came. It is handled in a turn of the loop of its own, and the next is read after that."""
         if not self.closing:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._handle, frames)
+
+    def _handle(self, frames: Frames) -> None:
+        if self.closing:
+            return
+        try:
             self.receive(frames)
+        finally:
+            if not self.closing:
+                self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         """The buffer is large; `send` looks at its size itself."""

@@ -5,8 +5,7 @@ member it listens to, so that each can be opened and closed alone, and a few DEA
 With a secret every socket is encrypted and authenticated by CURVE, and `gossip.zap` decides who may connect.
 
 All sockets are made and configured here and given to aiozmq's `create_zmq_connection`, since options that are set after
-bind or connect are too late. aiozmq's `pause_reading` is never used: a transport closed while paused leaves its
-descriptor in the selector.
+bind or connect are too late.
 
 What a member can make this process buffer is bounded for each of its connections, in messages and in bytes a frame,
 with one exception: libzmq collects a message of any number of frames before it shows the first. A member is trusted
@@ -97,8 +96,12 @@ _DEALER: Final = {
 }
 # Without a limit, since libzmq's thread waits when there is no room for an event, and everything waits with it.
 _MONITOR: Final[Mapping[int, int]] = {zmq.RCVHWM: 0, zmq.LINGER: 0}
-# A failure without detail is none of these: most often a member that closed the connection meanwhile.
-_REFUSED: Final = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+# The last is how most end that speak another security mechanism; a member that closes in the middle ends so as well.
+_REFUSED: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class Handler:
     disconnected: Callable[[str], None]
     """The connection to the member of that name, to which this node listens, broke."""
     refused: Callable[[], None]
-    """Somebody tried to connect without a key of the cluster's."""
+    """Somebody tried to connect without a key of the cluster's, or went away before it was seen."""
     dropped: Callable[[], None]
     """A message could not be sent: its way is full."""
     failed: Callable[[BaseException], None]

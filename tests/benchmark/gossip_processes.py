@@ -2,10 +2,10 @@
 
     python -m tests.benchmark.gossip_processes [--nodes N] [--keys N] [--victims N]
 
-Starts the nodes, adds keys, leaves them idle for a while, kills some with SIGKILL, starts these again, freezes some with
-SIGSTOP and lets them go on, and at last restarts all of them. After each step it waits until all running nodes see each
-other, nobody else, and the same keys. Times include the start of the interpreters, which is most of it where there are
-more nodes than cores. Takes about two minutes; gives up after three.
+Starts the nodes, adds keys, leaves them idle for a while, kills some with SIGKILL, starts these again, freezes some
+with SIGSTOP and lets them go on, and at last restarts all of them. After each step it waits until all running nodes see
+each other, nobody else, and the same keys. Times include the start of the interpreters, which is most of it where there
+are more nodes than cores. Takes about two minutes; gives up after three.
 """
 
 from __future__ import annotations

@@ -1,21 +1,19 @@
 """What the gossip transport needs of aiozmq, written anew on the event loop's own reader.
 
 It is here to show that the transport's seam holds: were aiozmq to fail on a future Python, this would be the start of
-its replacement. It drains at most `MESSAGES_MAX` messages in a turn of the loop.
+its replacement.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-MESSAGES_MAX: Final = 64
 
 
 async def create_reader_connection(
@@ -39,6 +37,7 @@ class ReaderConnection:
         self._loop = asyncio.get_running_loop()
         self._buffer: deque[list[bytes]] = deque()
         self._closed = False
+        self._paused = False
         self._turn: asyncio.Handle | None = None
 
     def start(self) -> None:
@@ -57,6 +56,15 @@ class ReaderConnection:
         """How many bytes are kept."""
         return sum(map(len, (frame for frames in self._buffer for frame in frames)))
 
+    def pause_reading(self) -> None:
+        """Read nothing until `resume_reading`."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self._paused = False
+        self._schedule()
+
     def abort(self) -> None:
         """Stop at once; what is kept is lost."""
         if self._closed:
@@ -73,18 +81,15 @@ class ReaderConnection:
 
     def _work(self) -> None:
         self._turn = None
-        for _ in range(MESSAGES_MAX):
-            if self._closed:
-                return
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            self._protocol.msg_received(frames)
-        if not self._closed:
-            self._flush()
-            if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                self._schedule()
+        self._flush()
+        if self._paused:
+            return
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        self._schedule()
+        self._protocol.msg_received(frames)
 
     def _flush(self) -> None:
         while self._buffer:
