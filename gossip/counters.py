@@ -39,7 +39,7 @@ class Counters:
     refused_keys: int = 0
     """Keys of this node's own that exceed a limit, and are not advertised."""
     refused_connections: int = 0
-    """Connections without the cluster's key."""
+    """Connections without a key of the cluster's, and those that ended before that was seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -81,15 +82,17 @@ class ReaderConnection:
 
     def _work(self) -> None:
         self._turn = None
+        frames = None
+        if not self._paused:
+            with suppress(zmq.Again):
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
         self._flush()
-        if self._paused:
-            return
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return
-        self._schedule()
-        self._protocol.msg_received(frames)
+        # Each of these calls may have taken the signal that the descriptor would have given.
+        events = int(self._socket.getsockopt(zmq.EVENTS))
+        if (events & zmq.POLLIN and not self._paused) or (events & zmq.POLLOUT and self._buffer):
+            self._schedule()
+        if frames is not None:
+            self._protocol.msg_received(frames)
 
     def _flush(self) -> None:
         while self._buffer:
