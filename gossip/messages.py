@@ -43,8 +43,9 @@ CLAIMS_PER_MESSAGE_MAX: Final = 128
 VERSIONS_PER_MESSAGE_MAX: Final = 16_384
 """What is more than these goes in several messages; of versions there are never more, see `MEMBERS_MAX`."""
 PIECES_PER_PART_MAX: Final = 256
-PAIRS_PER_PART_MAX: Final = 1024
-"""So much of a snapshot is sent, and applied, at a time: about 3 ms of work on either side."""
+PAIRS_PER_PART_MAX: Final = 256
+"""So much of a snapshot is sent, and applied, at a time: about 1 ms of work on either side. What waits for a turn of
+the loop waits for two or three of these."""
 
 
 Standing = tuple[str, "Epoch", int]
