@@ -12,27 +12,50 @@ Every member (`Node`) says which keys it holds, and every member has the whole a
 prefix of the owner's history, and merges by taking the higher (epoch, version). This is an OR-set without tombstones:
 whether messages are lost, doubled, late or out of order, replicas that have the same numbers have the same sets.
 
-**How it spreads.** A member publishes its changes to all others, at once after a quiet time, otherwise ten times a
-second. Every second it publishes its *head*, the version and a hash. Who finds a gap pulls what is missing; every two
-seconds a member compares its whole state with a random other one, which finds whatever else was missed. A hash that
-does not fit its version drops the cell and pulls it anew.
+**The protocol on one page.**
 
-**Who is there.** A new member asks a *seed* to let it in, learns all records, and is introduced by the seed. Each
-member judges by what it hears itself: a member silent for three seconds, or whose connection broke, is ranked last;
-silent for eight seconds, and it is hidden; heard again, and it is back. One that leaves says so and is hidden at once.
-Who has not been heard by anybody for an hour is forgotten.
+1. *Joining.* A new member asks a *seed*, which answers with some records and passes the newcomer's on. It then compares
+   its state with one member and gets all that it misses, in parts.
+2. *Overlay.* All members stand on 4 to 6 rings, in an order that follows from their names; each listens to the one
+   before it and the one after it on every ring. Up to 9 members all listen to each other.
+3. *Spreading.* Who learns something new publishes it to those who listen, at once after a quiet time, otherwise ten
+   times a second: records first, then content, as the one step from what it had to what it has. More than 8 KiB of an
+   owner is only announced, and pulled. So a change is everywhere after three to five steps.
+4. *Repair.* A number that is missing on a connection, or in an owner's history, is seen at the next message, and
+   pulled. Every two seconds a member compares its state with another: a fingerprint, then the hashes of 256 parts, then the
+   versions in those that differ, then what one lacks. A hash of its keys goes with each member's heartbeat; a cell that
+   contradicts it is dropped and pulled anew.
+5. *Failure.* A neighbour that is silent for 3.5 seconds, or whose connection broke, is ranked last and probed, directly
+   and by three others. If nobody hears it, it is suspected, and everybody is told. It may deny that, for 4 seconds when
+   many suspect it and up to 16 when one does; then it is down, and hidden. So a crashed member is hidden within 10
+   seconds and one that lost power within 13, and a member that stalls for less than 8 is not.
+6. *Return.* A member that was down says so itself, which costs no content. One that restarts with the keys it had sends
+   only a hash of them. The halves of a parted cluster keep pinging each other and the seeds; when they meet, they
+   compare, and nobody is hidden from its own side by what the other side said.
+7. *Leaving.* A member says farewell and is hidden at once. Who is gone is forgotten after two days.
+
+**Limits.** 10,000 members; of each 65,536 keys of 1 to 1,024 bytes, 16 MiB together; 4 MiB a message. Every wait, queue
+and retry has a limit, named where it is used. No call works for longer than some milliseconds, whatever arrives.
+
+**Versions.** A member understands its own protocol and the one before, and speaks what all live members do. Fields
+that it does not know it ignores. The bytes are described in `gossip.codec`, with an example of each message in its tests.
+
+**Knobs.** The fields of `Config`, each with its meaning, unit, relation to others and what raising it costs. The
+defaults are meant for 2 to 10,000 members on a LAN; none need be changed with the size of the cluster.
 
 **Trust.** Who holds the cluster secret is a member and is believed; it could lie about what it holds, and about others.
 Nobody else gets a connection. Without a secret a node listens on loopback only, to every process of its machine.
 
-**Glossary.** *Member*: a node in the membership. *Replica*: one node's copy of the shared state. *Owner*: the member
-that writes a set. *Key*: opaque bytes. *Holder*: a member that has a key. *Cell*: an owner's set at a replica. *Delta*:
-what brings a cell from one version to another. *Record*: what is said of a member (`Member`). *Refutation*: a member's
-answer to a false record. *Visibility*: normal, ranked last, or hidden. *Group*: keys that are listed together.
+**Glossary.** *Member*: a node in the membership. *Neighbour*: a member that this one listens to. *Replica*: one node's
+copy of the shared state. *Owner*: the member that writes a set. *Key*: opaque bytes. *Holder*: a member that has a key.
+*Cell*: an owner's set at a replica. *Delta*: what brings a cell from one version to another. *Head*: where a set stands,
+without content. *Record*: what is said of a member (`Member`). *Claim*: a record and who says so. *Refutation*: a
+member's answer to a false record. *Visibility*: normal, ranked last, or hidden. *Group*: keys that are listed together.
 
-**Reading order.** `or_set` (the data), `index`, `membership`, `messages`, `replica` (the protocol) with `gaps`,
-`comparison` and `lookup`; all of these without I/O. `codec` and `payload` (the bytes). Then `node`, `transport`,
-`channel` and `zap`. `simulation` runs the replica in a simulated network.
+**Reading order.** The data: `or_set` with `cell`, `index`. The members: `membership`, `overlay`, `detector`. The
+protocol: `messages`, `replica` with `encounter`, `content`, `gaps`, `dissemination`, and for the repair `exchange`,
+`comparison`, `transfer`; `lookup`. All of these without I/O. The bytes: `codec`, `fields`, `payload`. Then `node`,
+`transport`, `channel` and `zap`. `simulation` runs the replica in a simulated network.
 """
 
 from gossip.config import Config
