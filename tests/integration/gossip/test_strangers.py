@@ -68,6 +68,32 @@ async def test_nodes_of_another_secret_or_of_none_do_not_meet() -> None:
             assert outsider.counters.messages_in == 0
 
 
+async def test_what_a_member_said_before_changes_nothing_when_it_is_said_again() -> None:
+    async with cluster(configs(2, SECRET)) as (node, other):
+        recorded: list[list[bytes]] = []
+        async with stranger(zmq.SUB, other.config.publish_port, member_keys(SECRET)) as listener:
+            listener.subscribe(b"")
+            assert await listener.poll(5000), "a heartbeat"
+            other.add(b"gone")
+            other.add(b"stays")
+            await until(lambda: names(node, b"stays") == ["node1"])
+            other.remove(b"gone")
+            await until(lambda: names(node, b"gone") == [])
+            while await listener.poll(100):
+                recorded.append(await listener.recv_multipart())
+        assert any(frames[0] == b"E" for frames in recorded)
+        before = node.members(), node.gauges()
+        async with stranger(zmq.DEALER, node.config.router_port, member_keys(SECRET)) as asker:
+            heard = node.counters.messages_in
+            for frames in recorded * 20:
+                await asker.send_multipart(frames)
+            await until(lambda: node.counters.messages_in >= heard + 20 * len(recorded))
+        assert names(node, b"gone") == []
+        assert names(node, b"stays") == ["node1"]
+        assert (node.members(), node.gauges()) == before
+        assert not node.counters.audit_mismatches
+
+
 async def test_nonsense_is_counted_and_dropped_and_the_node_lives() -> None:
     async with cluster(configs(2)) as (node, other):
         sender = Sender("asker", Epoch(1, 1))
