@@ -48,9 +48,7 @@ async def main(nodes: int, keys: int, victims: int) -> None:
             for number, member in enumerate(everybody):
                 for fresh in range(FRESH):
                     member.add(f"fresh{number}.{fresh}")
-            figure(
-                f"{nodes * FRESH} keys added at once, known to all", await since(started, cluster, everybody), "s", 1
-            )
+            figure(f"{nodes * FRESH} keys added at once, known to all", await since(started, cluster, everybody), "s")
 
             await idle(everybody)
 
