@@ -75,6 +75,7 @@ class _Suspicion:
 
     life: tuple[Epoch, int]
     started: float
+    expires: float = inf
     accusers: dict[str, None] = field(default_factory=dict)
 
 
@@ -149,7 +150,8 @@ class Detector:
         if claim.accuser in known.accusers or len(known.accusers) > CONFIRMATIONS:
             return False
         known.accusers[claim.accuser] = None
-        self.deadline = min(self.deadline, max(self._expiry(known), now + TICK_S_MIN))
+        known.expires = self._expiry(known)
+        self.deadline = min(self.deadline, max(known.expires, now + TICK_S_MIN))
         return True
 
     def accuser(self, member: Member) -> str:
@@ -198,6 +200,7 @@ class Detector:
             relay.due += pause_s
         for suspicion in self._suspicions.values():
             suspicion.started += pause_s
+            suspicion.expires += pause_s
 
     # What time brings.
 
@@ -216,7 +219,7 @@ class Detector:
             if now >= probe.due:
                 self._advance(name, probe, now)
         for name, suspicion in list(self._suspicions.items()):
-            if now >= self._expiry(suspicion):
+            if now >= suspicion.expires:
                 self._condemn(name, suspicion)
         if now >= self._round_at:
             self._round_at = now + ROUND_S * self._rng.uniform(0.8, 1.2)
@@ -230,10 +233,12 @@ class Detector:
         due = min(self._check_at, self._round_at, self._revive_at)
         due = min((due, *(probe.due for probe in self._probes.values())))
         due = min((due, *(relay.due for relay in self._relays.values())))
-        due = min((due, *(self._expiry(suspicion) for suspicion in self._suspicions.values())))
+        due = min((due, *(suspicion.expires for suspicion in self._suspicions.values())))
         self.deadline = max(due, now + TICK_S_MIN)
 
     def _check(self, now: float) -> None:
+        for suspicion in self._suspicions.values():
+            suspicion.expires = self._expiry(suspicion)  # fewer may be able to confirm by now
         linked = self._membership.linked
         late_s = self._config.silence_s * (self.health + 1)
         late = [name for name, other in linked.items() if other.disconnected or now - other.heard_at > late_s]

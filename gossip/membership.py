@@ -173,7 +173,8 @@ class Membership:
         self._silence_s = config.silence_s
         self._forget_s = config.forget_s
         self._fell: dict[str, float] = {}
-        """When members went DOWN, for those who did so within the window of a mass failure."""
+        """When members went DOWN, for those who did so within the window of a mass failure; the latest at the end."""
+        self._mass = False
 
     def learn(self, member: Member, now: float, *, witnessed: bool = False) -> bool:
         """Join a record of another member; whether it is news. `witnessed`: this replica itself says DOWN."""
@@ -327,14 +328,19 @@ class Membership:
 
     def _hiding(self, other: Other, now: float, *, witnessed: bool) -> float:
         """From when a member that is DOWN now is hidden."""
-        self._fell = {name: at for name, at in self._fell.items() if now - at < MASS_WINDOW_S}
+        self._fell.pop(other.member.name, None)
         self._fell[other.member.name] = now
+        while now - next(iter(self._fell.values())) >= MASS_WINDOW_S:
+            del self._fell[next(iter(self._fell))]
         fell, live = len(self._fell), len(self.others) + 1 - len(self.gone)
         if fell < MASS_MEMBERS_MIN or fell <= MASS_SHARE * (fell + live):
+            self._mass = False
             return now if witnessed else now + GRACE_S
-        for name, at in self._fell.items():
-            self.others[name].hidden_at = at + MASS_GRACE_S
-            self._judge(self.others[name], now)
+        if not self._mass:
+            self._mass = True
+            for name, at in self._fell.items():
+                self.others[name].hidden_at = at + MASS_GRACE_S
+                self._judge(self.others[name], now)
         return now + MASS_GRACE_S
 
     def _judge(self, other: Other, now: float) -> None:
