@@ -44,7 +44,8 @@ that it does not know it ignores. The bytes are described in `gossip.codec`, wit
 defaults are meant for 2 to 10,000 members on a LAN; none need be changed with the size of the cluster.
 
 **Trust.** Who holds the cluster secret is a member and is believed; it could lie about what it holds, and about others.
-Nobody else gets a connection. Without a secret a node listens on loopback only, to every process of its machine.
+Nobody else gets a connection. Without a secret a node listens on loopback only, to every process of its machine. A
+cluster changes its secret while it runs (`gossip.secret`).
 
 **Glossary.** *Member*: a node in the membership. *Neighbour*: a member that this one listens to. *Replica*: one node's
 copy of the shared state. *Owner*: the member that writes a set. *Key*: opaque bytes. *Holder*: a member that has a key.
