@@ -22,9 +22,9 @@ whether messages are lost, doubled, late or out of order, replicas that have the
    times a second: records first, then content, as the one step from what it had to what it has. More than 8 KiB of an
    owner is only announced, and pulled. So a change is everywhere after three to five steps.
 4. *Repair.* A number that is missing on a connection, or in an owner's history, is seen at the next message, and
-   pulled. Every two seconds a member compares its state with another: a fingerprint, then the hashes of 256 parts, then the
-   versions in those that differ, then what one lacks. A hash of its keys goes with each member's heartbeat; a cell that
-   contradicts it is dropped and pulled anew.
+   pulled. Every two seconds a member compares its state with another: a fingerprint, then the hashes of 256 parts, then
+   the versions in those that differ, then what one lacks. A hash of its keys goes with each member's heartbeat; a cell
+   that contradicts it is dropped and pulled anew.
 5. *Failure.* A neighbour that is silent for 3.5 seconds, or whose connection broke, is ranked last and probed, directly
    and by three others. If nobody hears it, it is suspected, and everybody is told. It may deny that, for 4 seconds when
    many suspect it and up to 16 when one does; then it is down, and hidden. So a crashed member is hidden within 10
@@ -38,7 +38,8 @@ whether messages are lost, doubled, late or out of order, replicas that have the
 and retry has a limit, named where it is used. No call works for longer than some milliseconds, whatever arrives.
 
 **Versions.** A member understands its own protocol and the one before, and speaks what all live members do. Fields
-that it does not know it ignores. The bytes are described in `gossip.codec`, with an example of each message in its tests.
+that it does not know it ignores. The bytes are described in `gossip.codec`, with an example of each message in its
+tests.
 
 **Knobs.** The fields of `Config`, each with its meaning, unit, relation to others and what raising it costs. The
 defaults are meant for 2 to 10,000 members on a LAN; none need be changed with the size of the cluster.
@@ -49,9 +50,10 @@ cluster changes its secret while it runs (`gossip.secret`).
 
 **Glossary.** *Member*: a node in the membership. *Neighbour*: a member that this one listens to. *Replica*: one node's
 copy of the shared state. *Owner*: the member that writes a set. *Key*: opaque bytes. *Holder*: a member that has a key.
-*Cell*: an owner's set at a replica. *Delta*: what brings a cell from one version to another. *Head*: where a set stands,
-without content. *Record*: what is said of a member (`Member`). *Claim*: a record and who says so. *Refutation*: a
-member's answer to a false record. *Visibility*: normal, ranked last, or hidden. *Group*: keys that are listed together.
+*Cell*: an owner's set at a replica. *Delta*: what brings a cell from one version to another. *Head*: where a set
+stands, without content. *Record*: what is said of a member (`Member`). *Claim*: a record and who says so.
+*Refutation*: a member's answer to a false record. *Visibility*: normal, ranked last, or hidden. *Group*: keys that are
+listed together.
 
 **Reading order.** The data: `or_set` with `cell`, `index`. The members: `membership`, `overlay`, `detector`. The
 protocol: `messages`, `replica` with `encounter`, `content`, `gaps`, `dissemination`, and for the repair `exchange`,

@@ -39,7 +39,7 @@ RECONNECT_S_MAX: Final = 0.2
 SEEK_S: Final = 1.0
 REJOIN_S: Final = 10.0
 ROUNDING_S: Final = 1e-9
-CHECK_EVERY: Final = 10
+CHECK_EVERY: Final = 20
 """The invariants of a node are checked once in so many times that anything happens to one."""
 
 

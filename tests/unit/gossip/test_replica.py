@@ -468,3 +468,17 @@ def test_lookups_follow_a_slot_that_changes_hands() -> None:
     say(replica, Join(CYD), 0.1, member=CYD)
     say(replica, Deltas((Snapshot("cyd", CYD.epoch, 1, ((1, b"a"),)),)), 0.1, member=CYD)
     assert [member.name for member in replica.lookup.holders(b"a")] == ["cyd"]
+
+
+def test_who_met_nobody_for_very_long_forgets_everything() -> None:
+    """R3: its knowledge may be older than what the others remember of the dead."""
+    replica, _ = knowing_ben(b"a")
+    half = replica.config.forget_s / 2
+    replica.tick(1.0)
+    say(replica, Ping(BEN, 1), half)
+    assert Unlink("ben") not in replica.tick(half + 10.0)
+    assert Unlink("ben") in replica.tick(2 * half + 1.0)
+    replica.check()
+    assert replica.lookup.holders(b"a") == []
+    assert replica.set.index.pairs == 0
+    assert isinstance(replica.join()[1], Join), "it joins anew"
