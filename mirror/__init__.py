@@ -7,25 +7,26 @@
    cannot be wrong.
 2. `pull` decides. A tag is explained by the registry itself (a HEAD with the client's own credentials); when it does
    not answer, the last that the cluster knew of the tag has to do (`cluster`). From then on all is by digest.
-3. The local *store* has it (`stores`): a file, sent as it is.
+3. The local *store* has it (`stores`): a file, which the server sends without reading it (`pieces`, `zero_copy`).
 4. Else a *peer*: the gossiped index names the holders at once, without asking anybody; `choice` orders them, `peers`
-   asks one after the other, with a MAC (`peer_mac`) that strangers cannot make.
+   asks one after the other, with a MAC (`peer_mac`) that strangers cannot make. The bytes are relayed from its
+   connection to the runtime's without a copy here, since whoever comes next finds complete holders too.
 5. Else *upstream*, proxied as the client asked. Its "no" (401 with the whole challenge, 403, 404) goes back unchanged.
-   What nobody holds yet is fetched once for all who want it (`single_flight`): a `transfer` takes it into a file
-   (`spool`, or the store's own if the store keeps things), which is read while it grows, also by peers.
-6. What is small is verified before its first byte goes out (`verified`). A source that is slow to answer is `hedge`d;
-   one that breaks off, or stays below the `floor` rate, is left, and the next goes on at the same offset in the same
-   answer (`resuming`). When nothing helps, the answer is one that sends the runtime to the registry itself (`errors`).
-7. A large object that was delivered and not committed makes its giver suspect: `suspicion` finds out who is to blame.
-8. The store tells what came (`stores.Store.watch`), and `cluster` says so to all other nodes.
+   Its bytes are a *transfer* (`transfer`, `single_flight`, `spool`): fetched once for all who want the object here.
+6. What is small is verified before its first byte goes out (`verified`); what is large the runtime verifies when it
+   commits it, and the agent watches for that (`suspicion`). What breaks off, stalls or crawls goes on at the same offset
+   from the next source in the same answer (`resuming`, `floor`, `hedge`). What passes through whole is kept by a store
+   that keeps things. When nothing helps, the answer is one that sends the runtime to the registry itself (`errors`).
+7. The store tells what came (`stores.Store.watch`), and `cluster` says so to all other nodes.
 
 **Glossary.** *Source*: whatever answers "which object is this?" and "give me its bytes" (`source`). *Store*: this
 node's own content. *Peer*: a member of the cluster that we talk to. *Holder*: a member that has a digest. *Upstream*:
 the registry that an image's name begins with. *Face*: a listening port and the app behind it (client, peer, status).
 *Transfer*: an object in flight on this node, shared by all who want it. *Giver*: whoever gave bytes of an object.
-*Digest*, *descriptor*, *reference*, *tag*, *repository*, *registry*: as in the OCI specifications (`oci`).
+*Transfer*: an object in flight, and its
+readers. *Piece*: a run of bytes in memory, in a file or still in a connection. *Digest*, *descriptor*, *reference*, *tag*, *repository*, *registry*: as in the OCI specifications (`oci`).
 
-**Reading order.** `oci`, `errors`, `source`; `pull`; `registry`; `peers` with `choice` and `peer_mac`; `upstream`,
+**Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry`; `transfer` with `single_flight`; `peers` with `choice` and `peer_mac`; `upstream`,
 also for `listings`; `resuming`, `transfer` with `single_flight` and `spool`, `suspicion`; `stores`; `cluster`; then
 `app`, which puts an agent together, `settings` and `cli`.
 """
