@@ -14,19 +14,20 @@
 5. Else *upstream*, proxied as the client asked. Its "no" (401 with the whole challenge, 403, 404) goes back unchanged.
    Its bytes are a *transfer* (`transfer`, `single_flight`, `spool`): fetched once for all who want the object here.
 6. What is small is verified before its first byte goes out (`verified`); what is large the runtime verifies when it
-   commits it, and the agent watches for that (`suspicion`). What breaks off, stalls or crawls goes on at the same offset
-   from the next source in the same answer (`resuming`, `floor`, `hedge`). What passes through whole is kept by a store
-   that keeps things. When nothing helps, the answer is one that sends the runtime to the registry itself (`errors`).
+   commits it, and the agent watches for that (`suspicion`). What breaks off, stalls or crawls goes on at the same
+   offset from the next source in the same answer (`resuming`, `floor`, `hedge`). What passes through whole is kept by
+   a store that keeps things. When nothing helps, the answer is one that sends the runtime to the registry itself
+   (`errors`).
 7. The store tells what came (`stores.Store.watch`), and `cluster` says so to all other nodes.
 
 **Glossary.** *Source*: whatever answers "which object is this?" and "give me its bytes" (`source`). *Store*: this
 node's own content. *Peer*: a member of the cluster that we talk to. *Holder*: a member that has a digest. *Upstream*:
 the registry that an image's name begins with. *Face*: a listening port and the app behind it (client, peer, status).
-*Transfer*: an object in flight on this node, shared by all who want it. *Giver*: whoever gave bytes of an object.
-*Transfer*: an object in flight, and its
-readers. *Piece*: a run of bytes in memory, in a file or still in a connection. *Digest*, *descriptor*, *reference*, *tag*, *repository*, *registry*: as in the OCI specifications (`oci`).
+*Transfer*: an object in flight on this node, shared by all who want it. *Piece*: a run of bytes in memory, in a file or
+still in a connection. *Giver*: whoever gave bytes of an object. *Digest*, *descriptor*, *reference*, *tag*,
+*repository*, *registry*: as in the OCI specifications (`oci`).
 
-**Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry`; `transfer` with `single_flight`; `peers` with `choice` and `peer_mac`; `upstream`,
-also for `listings`; `resuming`, `transfer` with `single_flight` and `spool`, `suspicion`; `stores`; `cluster`; then
-`app`, which puts an agent together, `settings` and `cli`.
+**Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry`; `peers` with `choice` and `peer_mac`;
+`upstream`, also for `listings`; `resuming`, `transfer` with `single_flight` and `spool`, `suspicion`; `stores`;
+`cluster`; then `app`, which puts an agent together, `settings` and `cli`.
 """
