@@ -26,7 +26,7 @@ whether messages are lost, doubled, late or out of order, replicas that have the
    the versions in those that differ, then what one lacks. A hash of its keys goes with each member's heartbeat; a cell
    that contradicts it is dropped and pulled anew.
 5. *Failure.* A neighbour that is silent for 3.5 seconds, or whose connection broke, is ranked last and probed, directly
-   and by three others. If nobody hears it, it is suspected, and everybody is told. It may deny that, for 4 seconds when
+   and by three others. If nobody hears it, it is suspected, and everybody is told. It may deny that, for 5 seconds when
    many suspect it and up to 16 when one does; then it is down, and hidden. So a crashed member is hidden within 10
    seconds and one that lost power within 13, and a member that stalls for less than 8 is not.
 6. *Return.* A member that was down says so itself, which costs no content. One that restarts with the keys it had sends

@@ -67,7 +67,7 @@ class Config:
     """How long the answer to a ping is waited for; then others are asked to ping, and given as long. More than a round
     trip, and than the usual stall of a node's event loop."""
 
-    suspicion_min_s: float = 4.0
+    suspicion_min_s: float = 5.0
     suspicion_max_s: float = 16.0
     """How long a suspected member may take to deny it: from the one, when many suspect it, to the other, when one does.
     `silence_s` + 2 `probe_timeout_s` + `suspicion_min_s` is how long a member may stall without being called DOWN, and

@@ -159,6 +159,11 @@ class Detector:
         known = self._suspicions.get(member.name) if member.status is Status.SUSPECT else None
         return next(iter(known.accusers), "") if known else ""
 
+    def certain_at(self, member: Member) -> float:
+        """When this replica would call a member DOWN, if nothing else happens; infinity when it does not suspect it."""
+        known = self._suspicions.get(member.name)
+        return known.expires if known is not None and known.life == member.life else inf
+
     def suspect(self, name: str, now: float) -> None:
         """A connection broke: probe that member at once."""
         if name in self._membership.linked:

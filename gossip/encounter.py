@@ -104,7 +104,8 @@ class Encounters:
             return
         known = self._membership.others.get(member.name)
         before = None if known is None else known.member
-        news = self._membership.learn(member, now, witnessed=witnessed)
+        certain_at = self._detector.certain_at(member)
+        news = self._membership.learn(member, now, witnessed=witnessed, certain_at=certain_at)
         doubt = self._detector.learned(claim, now)
         if news:
             self._hash.touch(member.name)

@@ -11,7 +11,8 @@ others may raise the status, and say who they are when they suspect (`Claim`).
 | ALIVE                                               | normal; last if this replica listens to it and its  |
 |                                                     | connection broke or it is silent                    |
 | SUSPECT                                             | last                                                |
-| DOWN, from others, for less than 3 s                | last: it may be alive and deny it                   |
+| DOWN, from others, for less than 3 s and while this | last: it may be alive and deny it                   |
+| replica would not have said so itself               |                                                     |
 | DOWN, in a mass failure, for less than 60 s         | last: it is more likely that this node is cut off   |
 | DOWN otherwise, LEFT                                | hidden; its content stays, so this costs no traffic |
 
@@ -176,8 +177,11 @@ class Membership:
         """When members went DOWN, for those who did so within the window of a mass failure; the latest at the end."""
         self._mass = False
 
-    def learn(self, member: Member, now: float, *, witnessed: bool = False) -> bool:
-        """Join a record of another member; whether it is news. `witnessed`: this replica itself says DOWN."""
+    def learn(self, member: Member, now: float, *, witnessed: bool = False, certain_at: float = inf) -> bool:
+        """Join a record of another member; whether it is news.
+
+        `witnessed`: this replica itself says DOWN. `certain_at`: when it would, if it suspects the member anyway.
+        """
         assert member.name != self.me.name
         other = self.others.get(member.name)
         if other is None:
@@ -198,7 +202,7 @@ class Membership:
             if (member.status >= Status.DOWN) != (before.status >= Status.DOWN):
                 self._turn(other, now)
             if member.status is Status.DOWN:
-                other.hidden_at = self._hiding(other, now, witnessed=witnessed)
+                other.hidden_at = self._hiding(other, now, now if witnessed else certain_at)
         self.changed = True
         self._judge(other, now)
         return True
@@ -326,7 +330,7 @@ class Membership:
             del self.gone[other.member.name]
             self._fell.pop(other.member.name, None)
 
-    def _hiding(self, other: Other, now: float, *, witnessed: bool) -> float:
+    def _hiding(self, other: Other, now: float, certain_at: float) -> float:
         """From when a member that is DOWN now is hidden."""
         self._fell.pop(other.member.name, None)
         self._fell[other.member.name] = now
@@ -335,7 +339,7 @@ class Membership:
         fell, live = len(self._fell), len(self.others) + 1 - len(self.gone)
         if fell < MASS_MEMBERS_MIN or fell <= MASS_SHARE * (fell + live):
             self._mass = False
-            return now if witnessed else now + GRACE_S
+            return min(now + GRACE_S, max(now, certain_at))
         if not self._mass:
             self._mass = True
             for name, at in self._fell.items():

@@ -23,6 +23,8 @@ SETTLE_S = 15.0
 STALLS_PER_HOUR = 6.0
 STALL_MEDIAN_S, STALL_SIGMA = 0.3, 0.8
 """The milder stall model: the logarithm of a stall's length has a normal distribution."""
+LONG_S = 3.0
+"""Less than the silence that makes anybody ask."""
 
 
 @dataclass
@@ -171,6 +173,26 @@ class Bench:
         false_suspicions = self.count("suspicions") - suspicions
         self.report.add("accusations by neighbours", false_suspicions * per_hour, None, "per hour and 1,000 nodes")
 
+    def long_stalls(self, node_hours: float) -> None:
+        """The detector for very many hours: a stall shorter than its patience cannot matter, so only the longer ones of
+        the model are played, one after another in a cluster of twelve."""
+        names = self.names[:12]
+        cluster = Simulation(1, names[:2], Faults(latency_s=LATENCY_S, ordered=True), check_every=0, decode_every=100)
+        cluster.start_acquainted({name: [] for name in names})
+        cluster.run(SETTLE_S)
+        lengths = (
+            self.dice.lognormvariate(math.log(STALL_MEDIAN_S), STALL_SIGMA)
+            for _ in range(int(node_hours * STALLS_PER_HOUR))
+        )
+        long = [length for length in lengths if length > LONG_S]
+        before = sum(cluster.replica(name).counters.downs for name in names)
+        for length in long:
+            cluster.stall(self.dice.choice(names), length)
+            cluster.run(length + SETTLE_S)
+        downs = (sum(cluster.replica(name).counters.downs for name in names) - before) / (len(names) - 1)
+        self.report.add(f"stalls longer than {LONG_S:g} s", len(long), None, f"in {node_hours:g} node-hours")
+        self.report.add("false DOWNs, detector alone", downs / node_hours * 1000, 0.2, "per hour and 1,000 nodes")
+
     def count(self, what: str) -> int:
         counters = [self.cluster.replica(name).counters for name in self.cluster.running()]
         return sum(getattr(counter, what) for counter in counters)
@@ -190,6 +212,7 @@ def main() -> None:
     bench.death("crash", 10.0, silently=False)
     bench.death("power loss", 13.0, silently=True)
     bench.halves()
+    bench.long_stalls(20_000)
     if arguments.stall_minutes:
         bench.stalls(arguments.stall_minutes)
     over = [what for what, value, budget, _ in bench.report.rows if budget is not None and not value <= budget]

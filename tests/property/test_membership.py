@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip.config import Config
@@ -29,6 +29,7 @@ members = st.builds(
 events = st.lists(st.tuples(members, st.booleans(), st.floats(0, 10)), max_size=40)
 
 
+@settings(deadline=None)
 @given(events)
 def test_who_is_down_is_normal_again_only_by_a_record_that_it_wrote_itself(
     history: list[tuple[Member, bool, float]],
@@ -50,6 +51,7 @@ def test_who_is_down_is_normal_again_only_by_a_record_that_it_wrote_itself(
             assert after.member.life > before.life
 
 
+@settings(deadline=None)
 @given(st.lists(members, max_size=30), st.randoms())
 def test_the_order_and_number_of_records_do_not_matter(records: list[Member], random: Random) -> None:
     start = [Member(name, Epoch(1, 0), "192.0.2.1", 1, 2) for name in NAMES]
@@ -63,6 +65,7 @@ def test_the_order_and_number_of_records_do_not_matter(records: list[Member], ra
     assert ranks[0] == ranks[1]
 
 
+@settings(deadline=None)
 @given(st.lists(members, max_size=30))
 def test_nobody_who_is_gone_stays_visible_or_known_for_ever(records: list[Member]) -> None:
     """P6: stubs go."""

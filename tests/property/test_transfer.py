@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip.messages import PAIRS_PER_PART_MAX, Part
@@ -30,6 +30,7 @@ def parts_of(held: ORSet) -> list[Part]:
 sizes = st.lists(st.integers(0, 3 * PAIRS_PER_PART_MAX), min_size=3, max_size=3)
 
 
+@settings(deadline=None, max_examples=50)
 @given(sizes, st.integers(0, 50))
 def test_sets_of_any_size_arrive_in_small_parts(sizes: list[int], overlap: int) -> None:
     source, target = holding(sizes, overlap), ORSet("you", Epoch(1, 1), lambda _key: None)
@@ -47,6 +48,7 @@ def test_sets_of_any_size_arrive_in_small_parts(sizes: list[int], overlap: int) 
     assert sum(len(part.keys) for part in parts) == len(source.index), "each key is sent once"
 
 
+@settings(deadline=None, max_examples=50)
 @given(sizes, st.data())
 def test_an_answer_that_loses_a_part_is_given_up_and_leaves_nothing(sizes: list[int], data: st.DataObject) -> None:
     parts = parts_of(holding([size + PAIRS_PER_PART_MAX for size in sizes], 10))

@@ -40,7 +40,7 @@ SECRET = ClusterSecret(bytes(range(32)))
         ("silence_s", 1.9),
         ("probe_timeout_s", 0),
         ("suspicion_min_s", 0),
-        ("suspicion_max_s", 3.9),
+        ("suspicion_max_s", 4.9),
         ("forget_s", 159),
         ("forget_s", float("inf")),
     ],

@@ -114,6 +114,15 @@ def test_whom_others_call_down_has_a_moment_to_deny_it_and_whom_this_node_does_h
     assert visibility(known) is Visibility.NORMAL
 
 
+def test_whom_others_call_down_and_this_node_suspects_too_is_hidden_when_it_would_say_so_itself() -> None:
+    known = knowing(replace(BEN, status=Status.SUSPECT))
+    known.learn(DOWN, 10.0, certain_at=11.0)
+    known.revise(10.9)
+    assert visibility(known) is Visibility.LAST
+    known.revise(11.0)
+    assert visibility(known) is Visibility.HIDDEN
+
+
 def test_a_member_that_left_is_hidden_at_once() -> None:
     known = knowing()
     known.learn(replace(BEN, status=Status.LEFT), 0.0)
