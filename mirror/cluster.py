@@ -89,7 +89,8 @@ class Cluster:
 
     def holders(self, digest: Digest) -> list[Holder]:
         """The visible members that have the object, this node excluded."""
-        holders = (_holder(member) for member in self._node.holders(content_key(digest)))
+        members = self._node.holders(content_key(digest))
+        holders = (_holder(member, suspect=self._node.ranked_last(member.name)) for member in members)
         return [holder for holder in holders if holder is not None]
 
     def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
@@ -134,10 +135,10 @@ def _target(member: Member) -> Target:
     return Target(member.name, f"{member.epoch.counter}.{member.epoch.nonce}")
 
 
-def _holder(member: Member) -> Holder | None:
+def _holder(member: Member, *, suspect: bool) -> Holder | None:
     port = member.attributes.get(PEER_PORT, "")
     if not (port.isascii() and port.isdecimal()):
         log.warning("member %s names no peer port", member.name)
         return None
     host = f"[{member.address}]" if ":" in member.address else member.address
-    return Holder(_target(member), f"http://{host}:{port}", member.zone)
+    return Holder(_target(member), f"http://{host}:{port}", member.zone, suspect=suspect)

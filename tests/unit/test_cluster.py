@@ -25,6 +25,7 @@ class FakeNode:
 
     keys: set[bytes] = field(default_factory=set)
     others: list[Member] = field(default_factory=list)
+    silent: set[str] = field(default_factory=set)
     me: Member = field(default_factory=lambda: member("me"))
 
     def add(self, key: bytes) -> None:
@@ -35,6 +36,9 @@ class FakeNode:
 
     def holders(self, key: bytes) -> list[Member]:
         return self.others if key in self.keys else []
+
+    def ranked_last(self, name: str) -> bool:
+        return name in self.silent
 
     def keys_in_group(self, group: bytes) -> list[bytes]:
         return sorted(key for key in self.keys if group_of(key) == group)
@@ -93,11 +97,13 @@ def test_a_holder_is_reached_at_the_address_and_port_of_its_record(node: FakeNod
         member("c"),
         member("d", peer_port="1@evil"),
     ]
+    node.silent = {"b"}
     holders = cluster(node).holders(OLD)
     assert [(holder.target.name, holder.url) for holder in holders] == [
         ("a", "http://10.0.0.1:29991"),
         ("b", "http://[fd00::1]:1"),
     ]
+    assert [holder.suspect for holder in holders] == [False, True]
     assert holders[0].target.epoch == "3.14"
     assert holders[0].zone == "zone-a"
 
