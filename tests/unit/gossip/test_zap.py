@@ -16,7 +16,7 @@ def request(*, domain: bytes = DOMAIN, mechanism: bytes = b"CURVE", credentials:
     return [b"1.0", b"7", domain, b"192.0.2.1", b"", mechanism, *credentials]
 
 
-@pytest.mark.parametrize("key", ALLOWED)
+@pytest.mark.parametrize("key", ALLOWED, ids=["current", "previous"])
 def test_the_clusters_keys_are_let_in(key: bytes) -> None:
     assert answer(request(credentials=(key,)), ALLOWED) == [b"1.0", b"7", b"200", b"OK", b"member", b""]
 
