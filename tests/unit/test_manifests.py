@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from mirror.cli import _parser
+from mirror.cli import make_parser
 from mirror.settings import ENVIRONMENT_PREFIX, Settings, load
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -30,7 +30,7 @@ FROM_THE_NODE: Final = {"SKVALLER_NAME": "node-1", "SKVALLER_ADDRESS": "10.0.0.7
 def parse(command: str) -> None:
     """Parse a `skvaller` command line with the product's own parser."""
     try:
-        _parser().parse_args(shlex.split(command)[1:])
+        make_parser().parse_args(shlex.split(command)[1:])
     except SystemExit:
         pytest.fail(f"wrong usage: {command}", pytrace=False)
 

@@ -1,0 +1,75 @@
+"""`skvaller serve`: run an agent."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.commands import Commands, complain
+from mirror.settings import ENVIRONMENT_PREFIX, Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Declare the command, with one flag for each setting."""
+    serve = commands.add_parser(
+        "serve",
+        help="run an agent",
+        description="Run an agent until SIGTERM. Each setting can be a flag, an environment variable "
+        f"({ENVIRONMENT_PREFIX}CLIENT_PORT for --client-port) or a key of the file (client_port), in this order.",
+    )
+    serve.add_argument("--config", metavar="FILE", help="settings in TOML [environment: SKVALLER_CONFIG]")
+    for setting in fields(Settings):
+        if setting.default is not MISSING:
+            default = setting.default
+        else:
+            assert setting.default_factory is not MISSING
+            default = setting.default_factory()
+        shown = " ".join(default) if isinstance(default, tuple) else default
+        suffix = f" [default: {shown}]" if shown else ""
+        serve.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            metavar=setting.name.upper(),
+            help=(setting.metadata["help"] + suffix).replace("%", "%%"),
+            default=argparse.SUPPRESS,
+        )
+    serve.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run until SIGTERM."""
+    flags = {setting.name: getattr(options, setting.name) for setting in fields(Settings) if setting.name in options}
+    file = options.config or os.environ.get("SKVALLER_CONFIG")
+    settings = load(flags, os.environ, Path(file) if file else None)
+
+    from gossip import GossipError
+    from mirror.app import run_agent
+    from mirror.http_server import ListenError
+
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    code = 1
+    try:
+        code = asyncio.run(run_agent(settings))
+    except* (ListenError, GossipError, OSError) as group:
+        for error in _leaves(group):
+            complain(error)
+    return code
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
