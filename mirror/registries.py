@@ -42,6 +42,8 @@ class Registries:
 
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self._endpoints = {**KNOWN, **endpoints}
+        self.configured_urls: Final = tuple(endpoint.url for endpoint in endpoints.values())
+        """Where the operator wants us to go, whatever address that is."""
 
     def endpoint(self, name: str) -> Endpoint:
         """Where the registry is; names that nobody knows are reached by TLS under themselves."""

@@ -2,7 +2,8 @@
 
 The agent holds none itself. A challenge (401 with WWW-Authenticate) goes back to the client unchanged, so that it
 authenticates to the registry's own token server and comes back with the header that is passed on here. Redirects
-are followed; the header is dropped when one leads to another host (aiohttp does so at every change of origin).
+are followed; the header is dropped when one leads to another host (aiohttp does so at every change of origin). Neither
+a name nor a redirect leads to what only this node should reach (`mirror.address_guard`).
 
 What an answer means: 2xx is content; 4xx belongs to this client and is relayed to it alone; 429, 5xx, silence and
 nonsense mean that the registry is unavailable, so that the cluster's own knowledge, or the runtime itself, goes on.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from yarl import URL
 
+from mirror.address_guard import AddressGuard
 from mirror.errors import OverQuotaError, RefusedError, UnavailableError
 from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, refuse_encoded, timeout
 from mirror.listings import LISTING_BYTES_MAX, Listing
@@ -46,12 +48,15 @@ class Upstream:
 
     def __init__(self, registries: Registries) -> None:
         self._registries = registries
+        self._guard = AddressGuard(lambda: registries.configured_urls)
         self._contexts: dict[Path, ssl.SSLContext] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Upstream:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(
+                limit=0, resolver=self._guard.resolver, socket_factory=self._guard.open_socket
+            ),
             timeout=timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
             auto_decompress=False,
             trust_env=True,  # HTTPS_PROXY, HTTP_PROXY, NO_PROXY
@@ -63,6 +68,7 @@ class Upstream:
     async def __aexit__(self, *exc_info: object) -> None:
         assert self._session is not None
         await self._session.close()
+        await self._guard.resolver.close()
 
     async def resolve(self, request: Request) -> Descriptor:
         """Ask by HEAD; a registry that leaves out the digest is asked by GET, and the digest computed."""
@@ -127,6 +133,7 @@ class Upstream:
         assert self._session is not None, "an upstream is used inside `async with`"
         endpoint = self._registries.endpoint(registry)
         try:
+            self._guard.check_url(endpoint.url)
             return await self._session.request(
                 method,
                 URL(endpoint.url + path, encoded=True),

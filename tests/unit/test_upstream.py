@@ -186,9 +186,12 @@ async def test_a_server_that_ignores_a_range_is_read_past_what_was_not_asked_for
 async def test_credentials_do_not_follow_a_redirect_to_another_host() -> None:
     async with scripted(answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)) as storage:
         redirect = answering("307 Temporary Redirect", [f"Location: {storage.url}/signed?key=1", "Content-Length: 0"])
-        async with scripted(redirect) as server, upstream_at(server.url) as upstream:
-            content = await upstream.open(wanted(authorization="Basic secret"))
-            assert await read_all(content.body, 1000) == BLOB
+        async with scripted(redirect) as server:
+            # Both are configured, for both are on loopback, where a redirect leads to nothing else.
+            registries = Registries({REGISTRY: Endpoint(server.url), "storage.test": Endpoint(storage.url)})
+            async with Upstream(registries) as upstream:
+                content = await upstream.open(wanted(authorization="Basic secret"))
+                assert await read_all(content.body, 1000) == BLOB
             assert server.heard[0].headers["authorization"] == "Basic secret"
     assert storage.heard[0].path == "/signed?key=1"
     assert "authorization" not in storage.heard[0].headers

@@ -1,0 +1,143 @@
+"""Where the agent may be led to by others: not to this machine itself, and not to a cloud's metadata service.
+
+Which registry is asked is the client's choice (`ns`), and where that leads is the choice of the name's DNS and of
+redirects. Whoever controls one of them could reach, through an agent on the host network, what only the node itself
+should. So the decision is taken on the address, at the moment of connecting: nothing can change in between.
+
+Refused are loopback, link-local (which holds most metadata services), multicast, the unspecified address, and the
+metadata services that live elsewhere, in every form in which IPv6 can carry them. Private networks are allowed, since
+registries live there. What the operator configured is allowed wherever it is: the endpoints of registries and a proxy
+from the environment. Behind a proxy it is the proxy that connects, and only addresses that stand in the URL itself are
+checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from aiohttp.abc import AbstractResolver
+from aiohttp.resolver import DefaultResolver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from aiohttp.abc import ResolveResult
+
+METADATA_ADDRESSES: Final = frozenset(
+    ip_address(text)
+    for text in (
+        "100.100.100.200",  # Alibaba Cloud
+        "168.63.129.16",  # Azure, the host's own services
+        "192.0.0.192",  # Oracle Cloud
+        "fd00:ec2::254",  # AWS
+        "fd20:ce::254",  # Google Cloud
+    )
+)
+"""Those of the clouds' metadata services that no other rule covers."""
+
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def is_refused(text: str) -> bool:
+    """Whether an address is one that only the node itself should reach."""
+    address = _plain(ip_address(text.partition("%")[0]))
+    return (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+        or address in METADATA_ADDRESSES
+    )
+
+
+class AddressGuard:
+    """Both ends of connecting, for aiohttp: `resolver` looks names up, `open_socket` decides on what they mean.
+
+    `configured` gives the URLs that the operator set, at each decision anew.
+    """
+
+    def __init__(self, configured: Callable[[], Iterable[str]]) -> None:
+        self._configured = configured
+        self._resolved: dict[tuple[str, int], frozenset[str]] = {}
+        self.resolver: AbstractResolver = _Resolver(self._note)
+
+    def check_url(self, url: str) -> None:
+        """Refuse an address that stands in the URL itself. Raises `OSError`."""
+        host, port = _host_and_port(url)
+        if _is_address(host):
+            self._check(host, port)
+
+    def open_socket(self, info: Any) -> socket.socket:
+        """A socket to connect to what aiohttp resolved. Raises `OSError` when it is refused."""
+        family, kind, protocol, _, place = info
+        self._check(str(place[0]), int(place[1]))
+        return socket.socket(family, kind, protocol)
+
+    def _check(self, address: str, port: int) -> None:
+        if is_refused(address) and (address, port) not in self._allowed():
+            reason = f"{address} port {port} is for this node alone; configure the registry to allow it"
+            raise PermissionError(errno.EACCES, reason)
+
+    def _allowed(self) -> set[tuple[str, int]]:
+        allowed = set()
+        for host, port in self._places():
+            addresses = {host} if _is_address(host) else self._resolved.get((host, port), frozenset())
+            allowed |= {(address, port) for address in addresses}
+        return allowed
+
+    def _places(self) -> list[tuple[str, int]]:
+        proxies = [url for scheme, url in getproxies().items() if scheme != "no"]
+        return [_host_and_port(url) for url in (*self._configured(), *proxies)]
+
+    def _note(self, host: str, port: int, addresses: Iterable[str]) -> None:
+        """Remember where a configured name leads to; others are judged by their addresses alone."""
+        if (host, port) in self._places():
+            self._resolved[host, port] = frozenset(addresses)
+
+
+class _Resolver(AbstractResolver):
+    """The system's resolver, whose answers are told on."""
+
+    def __init__(self, note: Callable[[str, int, Iterable[str]], None]) -> None:
+        self._note = note
+        self._resolver: AbstractResolver | None = None
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self._resolver = self._resolver or DefaultResolver()  # it wants a running loop
+        results = await self._resolver.resolve(host, port, family)
+        self._note(host, port, [result["host"] for result in results])
+        return results
+
+    async def close(self) -> None:
+        if self._resolver is not None:
+            await self._resolver.close()
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address that an IPv6 one carries, if it carries one."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    return (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 80)
