@@ -34,6 +34,9 @@ whether messages are lost, doubled, late or out of order, replicas that have the
    compare, and nobody is hidden from its own side by what the other side said.
 7. *Leaving.* A member says farewell and is hidden at once. Who is gone is forgotten after two days.
 
+**Questions.** Apart from all this a member's application can ask that of another member something (`Node.ask`), over
+the same connections. Gossip gives it no meaning.
+
 **Limits.** 10,000 members; of each 65,536 keys of 1 to 1,024 bytes, 16 MiB together; 4 MiB a message. Every wait, queue
 and retry has a limit, named where it is used. No call works for longer than some milliseconds, whatever arrives.
 
@@ -58,12 +61,19 @@ listed together.
 **Reading order.** The data: `or_set` with `cell`, `index`. The members: `membership`, `overlay`, `detector`. The
 protocol: `messages`, `replica` with `encounter`, `content`, `gaps`, `dissemination`, and for the repair `exchange`,
 `comparison`, `transfer`; `lookup`. All of these without I/O. The bytes: `codec`, `fields`, `payload`. Then `node`,
-`transport`, `channel` and `zap`. `simulation` runs the replica in a simulated network.
+`conversation`, `transport`, `channel` and `zap`. `simulation` runs the replica in a simulated network.
 """
 
 from gossip.config import Config
 from gossip.counters import Counters, Gauges
-from gossip.errors import BindError, ConfigError, DuplicateNameError, EpochFileError, GossipError
+from gossip.errors import (
+    BindError,
+    ConfigError,
+    DuplicateNameError,
+    EpochFileError,
+    GossipError,
+    UnansweredError,
+)
 from gossip.membership import Member, Status
 from gossip.node import Node
 from gossip.secret import ClusterSecret
@@ -81,4 +91,5 @@ __all__ = [
     "Member",
     "Node",
     "Status",
+    "UnansweredError",
 ]

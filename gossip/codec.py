@@ -11,7 +11,8 @@ that are not known are ignored. The payload is binary, so keys and hashes are ne
 - `Deltas`: for each entry of the header's `d`, which is [kind, owner, counter, nonce, after, version], a frame as
   `gossip.payload` writes it;
 - `Part`: the frames of its deltas, then one of its keys, then for each entry of the header's `p`, which is [owner,
-  counter, nonce, version, last], the frame of the piece.
+  counter, nonce, version, last], the frame of the piece;
+- `Question`, `Answer`: one frame, the application's.
 
 Decoding any bytes whatever raises only `DecodeError`, in time linear in their size, and what it lets in satisfies
 everything that `gossip.or_set` and `gossip.membership` assume.
@@ -46,7 +47,9 @@ from gossip.messages import (
     FINGERPRINT_BYTES,
     HEADS_PER_MESSAGE_MAX,
     PIECES_PER_PART_MAX,
+    QUESTION_BYTES_MAX,
     Ack,
+    Answer,
     Buckets,
     Busy,
     Compare,
@@ -62,6 +65,7 @@ from gossip.messages import (
     Ping,
     PingRequest,
     Pull,
+    Question,
     Sender,
     Versions,
 )
@@ -96,6 +100,7 @@ TOPICS: Final[Mapping[type[Message], bytes]] = {
     Deltas: b"E",
     Members: b"M",
     **dict.fromkeys((Join, Ping, PingRequest, Ack, Nack, Compare, Buckets, Busy, Versions, Pull, Part, More), b"R"),
+    **dict.fromkeys((Question, Answer), b"R"),
 }
 
 _AUDIT = struct.Struct(">Q")
@@ -204,6 +209,8 @@ _ENCODERS: Final[Mapping[type[Message], Callable[[Any], tuple[Header, Payload]]]
     Pull: lambda m: ({"have": fields.standings_out(m.have)}, []),
     Part: _part_out,
     More: lambda _: ({}, []),
+    Question: lambda m: ({"i": m.number}, [m.payload]),
+    Answer: lambda m: ({"i": m.number}, [m.payload]),
 }
 
 
@@ -289,6 +296,8 @@ _DECODERS: Final[Mapping[str, Callable[[Header, Payload, Sender], Message]]] = {
     "Pull": lambda h, _p, _s: Pull(fields.standings(h.get("have"))),
     "Part": _part,
     "More": lambda _h, _p, _s: More(),
+    "Question": lambda h, p, _s: Question(_number(h), _application(p)),
+    "Answer": lambda h, p, _s: Answer(_number(h), _application(p)),
 }
 
 
@@ -296,6 +305,13 @@ def _one(payload: Payload) -> bytes:
     if len(payload) != 1:
         raise DecodeError("not one frame of payload")
     return payload[0]
+
+
+def _application(payload: Payload) -> bytes:
+    frame = _one(payload)
+    if len(frame) > QUESTION_BYTES_MAX:
+        raise DecodeError(f"an application says at most {QUESTION_BYTES_MAX} bytes at once", "oversized")
+    return frame
 
 
 def _paired(entries: list[Any], payload: Payload) -> zip[tuple[Any, bytes]]:

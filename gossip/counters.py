@@ -12,7 +12,8 @@ class Counters:
 
     `dropped` is by reason: malformed, oversized, cluster, version (not a message for this node); own_name (another
     node has this node's name), stale_epoch, unknown_owner (late or early), part (of an answer that is not expected);
-    unsent (the way to a member was full).
+    unsent (the way to a member was full); question (the application could not read it), answer (to no question that is
+    open).
     """
 
     messages_in: int = 0

@@ -30,6 +30,10 @@ class DuplicateNameError(GossipError):
     """Another running node has this node's name. This one said nothing more to the others and must be stopped."""
 
 
+class UnansweredError(GossipError):
+    """A member was asked something, and did not answer in time."""
+
+
 class DecodeError(GossipError, ValueError):
     """Bytes that are no message for this node. `reason` is one of malformed, oversized, cluster, version."""
 

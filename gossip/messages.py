@@ -20,6 +20,10 @@ Sent to one member, about the state of both (`gossip.comparison`):
 - `Versions`: how far I have come in these parts; answered by `Part`s of what I miss;
 - `Pull`: give me what I miss of these owners, of which I saw a gap; answered by `Deltas`, or by `Part`s of much;
 - `More`: the last `Part` arrived; send another one.
+
+Sent to one member, of no meaning to gossip itself:
+
+- `Question`: from the application there to the application here; answered by `Answer`.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 FINGERPRINT_BYTES: Final = 16
 BUCKETS: Final = 256
 BUCKET_BYTES: Final = 8
+QUESTION_BYTES_MAX: Final = 128 * 1024
+"""What an application may ask or answer at once."""
 
 DELTAS_PER_MESSAGE_MAX: Final = 256
 HEADS_PER_MESSAGE_MAX: Final = 256
@@ -216,6 +222,22 @@ class More:
     """The sender has room for one more `Part`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the sender's application asks, and a number of its choice."""
+
+    number: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the receiver's application says to the question of that number."""
+
+    number: int
+    payload: bytes
+
+
 Message = (
     Heartbeat
     | Members
@@ -233,4 +255,6 @@ Message = (
     | Pull
     | Part
     | More
+    | Question
+    | Answer
 )

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 from gossip.codec import COUNTER_MAX, decode, encode
 from gossip.config import parse_seed
+from gossip.conversation import Conversation
 from gossip.counters import Counters, Gauges
-from gossip.errors import DecodeError, DuplicateNameError, EpochFileError
+from gossip.errors import DecodeError, DuplicateNameError, EpochFileError, UnansweredError
 from gossip.membership import Visibility
+from gossip.messages import QUESTION_BYTES_MAX, Answer, Question
 from gossip.outputs import Conflict, Link, Publish, Reply, SaveEpoch, Send, Unlink
 from gossip.replica import Replica
 from gossip.transport import Address, Handler, Transport
@@ -67,6 +69,7 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._seeker: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] | None = None
+        self._conversation = Conversation(self.counters, self._rng)
 
     async def __aenter__(self) -> Self:
         """Bind the sockets and begin to join. Raises `BindError` or `EpochFileError`."""
@@ -160,6 +163,35 @@ class Node:
         index = self._replica.set.index
         return Gauges(by[Visibility.NORMAL], by[Visibility.LAST], by[Visibility.HIDDEN], len(index), index.pairs)
 
+    # Between applications.
+
+    async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
+        """What the application at a member (or here) answers to `payload`, of at most `QUESTION_BYTES_MAX` bytes.
+
+        Raises `UnansweredError` when there is no such member, or no answer in time; it may have been asked
+        nonetheless.
+        """
+        assert len(payload) <= QUESTION_BYTES_MAX
+        if name == self.me.name:
+            return self._conversation.answer(name, payload)
+        other = self._replica.membership.others.get(name)
+        if other is None or self._transport is None:
+            raise UnansweredError(f"{name} is no member")
+        with self._conversation.asking(name, payload) as (question, answered):
+            self._perform([Send(self._replica.sender(), other.member, question)])
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await answered
+            except TimeoutError:
+                raise UnansweredError(f"{name} did not answer within {timeout_s:g} s") from None
+
+    def answer_with(self, answer: Callable[[str, bytes], bytes]) -> None:
+        """Have questions answered: `answer` is given the name of the member that asks, and what it asks.
+
+        A ValueError leaves a question without an answer, and is counted.
+        """
+        self._conversation.answer = answer
+
     # Driving the replica.
 
     def _now(self) -> float:
@@ -222,7 +254,11 @@ class Node:
             self.counters.dropped[error.reason] += 1
             return
         try:
-            self._perform(self._replica.receive(sender, message, self._now()), reply)
+            if isinstance(message, Question | Answer):
+                answers = self._conversation.receive(sender.name, message)
+                self._perform([Reply(self._replica.sender(), answer) for answer in answers], reply)
+            else:
+                self._perform(self._replica.receive(sender, message, self._now()), reply)
         except Exception as error:  # noqa: BLE001 - `run` raises it
             self._fail(error)
 

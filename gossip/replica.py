@@ -135,8 +135,8 @@ class Replica:
     def join(self) -> tuple[Sender, Join | Compare]:
         """The message to send to a seed, whose name is not known yet."""
         if self.membership.live():
-            return self._sender(), Compare(self.me, self._hash.fingerprint())
-        return self._sender(), Join(self.me)
+            return self.sender(), Compare(self.me, self._hash.fingerprint())
+        return self.sender(), Join(self.me)
 
     def leave(self, now: float) -> list[Output]:
         """Say farewell. The replica does nothing after this."""
@@ -348,16 +348,17 @@ class Replica:
         self._publish(Heartbeat(self.me, self.set.head()))
 
     def _send(self, to: Member, message: Message) -> None:
-        self._outputs.append(Send(self._sender(), to, message))
+        self._outputs.append(Send(self.sender(), to, message))
 
     def _reply(self, messages: Iterable[Message]) -> None:
-        self._outputs.extend(Reply(self._sender(), message) for message in messages)
+        self._outputs.extend(Reply(self.sender(), message) for message in messages)
 
     def _publish(self, message: Message) -> None:
         self._sequence += 1
         self._outputs.append(Publish(Sender(self.me.name, self.me.epoch, self._sequence, self._protocol), message))
 
-    def _sender(self) -> Sender:
+    def sender(self) -> Sender:
+        """Who speaks, in a message to one."""
         return Sender(self.me.name, self.me.epoch, 0, self._protocol)
 
     def _take(self, now: float) -> list[Output]:

@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=["gossip"]):
     from gossip.membership import Claim, Member, Status
     from gossip.messages import (
         Ack,
+        Answer,
         Buckets,
         Busy,
         Compare,
@@ -46,6 +47,7 @@ with atheris.instrument_imports(include=["gossip"]):
         Ping,
         PingRequest,
         Pull,
+        Question,
         Sender,
         Version,
         Versions,
@@ -110,6 +112,8 @@ MESSAGES: Final[tuple[Message, ...]] = (
     Versions((1, 2), (Version("me", EPOCH, 2, (EPOCH, 0), Status.ALIVE),)),
     Part(1, last=True, claims=CLAIMS, deltas=(INTERVAL,), keys=(b"abc", b"d"), pieces=(PIECE,)),
     More(),
+    Question(7, b"who?"),
+    Answer(7, b"you"),
 )
 """One of each kind, several of those with several forms."""
 

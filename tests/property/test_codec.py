@@ -13,6 +13,7 @@ from gossip.errors import DecodeError
 from gossip.membership import Claim, Member, Status
 from gossip.messages import (
     Ack,
+    Answer,
     Buckets,
     Busy,
     Compare,
@@ -29,6 +30,7 @@ from gossip.messages import (
     Ping,
     PingRequest,
     Pull,
+    Question,
     Sender,
     Version,
     Versions,
@@ -131,6 +133,8 @@ def messages(draw: st.DrawFn) -> tuple[Sender, Message]:
                 st.lists(pieces(), max_size=3).map(tuple),
             ),
             st.just(More()),
+            st.builds(Question, st.integers(0, 2**64 - 1), st.binary(max_size=100)),
+            st.builds(Answer, st.integers(0, 2**64 - 1), st.binary(max_size=100)),
         )
     )
     return sender, message

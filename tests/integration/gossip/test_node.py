@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gossip import BindError, ClusterSecret, Config, EpochFileError, Node
+from gossip import BindError, ClusterSecret, Config, EpochFileError, Node, UnansweredError
 from tests.integration.gossip.nodes import SECRET, WAIT_S, cluster, configs, names, until
 
 if TYPE_CHECKING:
@@ -157,3 +158,31 @@ asyncio.run(main())
         assert node.counters.pulls <= 1, "only in the first life its content was sent"
         assert not run.done()
         run.cancel()
+
+
+async def test_an_application_asks_that_of_another_member() -> None:
+    async with cluster(configs(3, SECRET)) as (one, two, three):
+        two.answer_with(lambda name, payload: f"{name} says {payload.decode()}".encode())
+        three.answer_with(lambda _name, payload: bytes([payload[0]]) if payload else payload[1:] + bytes([999]))
+        assert await one.ask("node1", b"hello", WAIT_S) == b"node0 says hello"
+        assert await two.ask("node1", b"me", WAIT_S) == b"node1 says me", "a node may ask itself"
+        answers = await asyncio.gather(*(one.ask("node2", bytes([number]), WAIT_S) for number in range(100)))
+        assert answers == [bytes([number]) for number in range(100)]
+        with pytest.raises(UnansweredError, match="node2 did not answer"):
+            await one.ask("node2", b"", 0.2)
+        assert three.counters.dropped["question"] == 1, "what the application cannot read is counted"
+        with pytest.raises(UnansweredError, match="node9 is no member"):
+            await one.ask("node9", b"", 0.2)
+
+
+async def test_an_answer_that_nobody_waits_for_is_dropped() -> None:
+    async with cluster(configs(2, SECRET)) as (one, two):
+
+        def answer(_name: str, _payload: bytes) -> bytes:
+            time.sleep(0.3)
+            return b"late"
+
+        two.answer_with(answer)
+        with pytest.raises(UnansweredError):
+            await one.ask("node1", b"", 0.05)
+        await until(lambda: one.counters.dropped["answer"] == 1)

@@ -16,6 +16,7 @@ from gossip.messages import (
     PAIRS_PER_PART_MAX,
     VERSIONS_PER_MESSAGE_MAX,
     Ack,
+    Answer,
     Buckets,
     Busy,
     Compare,
@@ -31,6 +32,7 @@ from gossip.messages import (
     Ping,
     PingRequest,
     Pull,
+    Question,
     Sender,
     Version,
     Versions,
@@ -133,6 +135,8 @@ EXAMPLES: list[tuple[Message, list[bytes]]] = [
         ],
     ),
     (More(), [b"R", ENVELOPE + b'"k":"More"}']),
+    (Question(7, b"who?"), [b"R", ENVELOPE + b'"k":"Question","i":7}', b"who?"]),
+    (Answer(7, b""), [b"R", ENVELOPE + b'"k":"Answer","i":7}', b""]),
 ]
 
 
