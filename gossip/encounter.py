@@ -103,6 +103,8 @@ class Encounters:
             self._defend(member, now)
             return
         known = self._membership.others.get(member.name)
+        if known is not None and member.status is not Status.SUSPECT and member.rank <= known.member.rank:
+            return  # the most common case by far: every neighbour passes on everything
         before = None if known is None else known.member
         certain_at = self._detector.certain_at(member)
         news = self._membership.learn(member, now, witnessed=witnessed, certain_at=certain_at)

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import takewhile
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -166,9 +167,11 @@ class Membership:
         )
         self.others: dict[str, Other] = {}
         self.gone: dict[str, Other] = {}
-        """Those of the others that are DOWN or LEFT."""
+        """Those of the others that are DOWN or LEFT, in the order in which they went."""
         self.linked: dict[str, Other] = {}
         """Those of the others that this replica listens to."""
+        self._fading: dict[str, Other] = {}
+        """Those that are gone and not hidden yet."""
         self.changed = False
         self.reshaped = False
         self._silence_s = config.silence_s
@@ -241,9 +244,8 @@ class Membership:
         """Judge by the time those that time can change."""
         for other in self.linked.values():
             self._judge(other, now)
-        for other in self.gone.values():
-            if other.visibility is not Visibility.HIDDEN:
-                self._judge(other, now)
+        for other in list(self._fading.values()):
+            self._judge(other, now)
 
     def silent(self, other: Other, now: float) -> bool:
         """Whether a member that this replica listens to owes it a sign of life."""
@@ -292,17 +294,18 @@ class Membership:
 
     def dropped(self, now: float) -> list[str]:
         """The names of those whose content is to be dropped."""
-        return [name for name, other in self.gone.items() if now - other.gone_at >= min(DROP_S, self._forget_s / 2)]
+        return self._gone_for(min(DROP_S, self._forget_s / 2), now)
 
     def expired(self, now: float) -> list[str]:
         """The names of those to be forgotten."""
-        return [name for name, other in self.gone.items() if now - other.gone_at >= self._forget_s]
+        return self._gone_for(self._forget_s, now)
 
     def forget(self, name: str) -> None:
         """Drop a record of a member that this replica does not listen to."""
         assert name not in self.linked
         del self.others[name]
         self.gone.pop(name, None)
+        self._fading.pop(name, None)
         self._fell.pop(name, None)
         self.changed = self.reshaped = True
 
@@ -318,6 +321,13 @@ class Membership:
         assert self.gone.keys() == {n for n, other in self.others.items() if other.member.status >= Status.DOWN}
         assert self.linked.keys() == {n for n, other in self.others.items() if other.linked_at is not None}
         assert all(other.visibility is not Visibility.NORMAL for other in self.gone.values())
+        assert self._fading.keys() == {n for n, o in self.gone.items() if o.visibility is not Visibility.HIDDEN}
+        went = [other.gone_at for other in self.gone.values()]
+        assert went == sorted(went)
+
+    def _gone_for(self, duration_s: float, now: float) -> list[str]:
+        """The names of those that went so long ago."""
+        return [name for name, _ in takewhile(lambda item: now - item[1].gone_at >= duration_s, self.gone.items())]
 
     def _turn(self, other: Other, now: float) -> None:
         """A member went, or came back."""
@@ -350,6 +360,10 @@ class Membership:
     def _judge(self, other: Other, now: float) -> None:
         before, other.visibility = other.visibility, self._visibility(other, now)
         self.changed |= before is not other.visibility
+        if other.gone_at < inf and other.visibility is not Visibility.HIDDEN:
+            self._fading[other.member.name] = other
+        elif self._fading:
+            self._fading.pop(other.member.name, None)
 
     def _visibility(self, other: Other, now: float) -> Visibility:
         status = other.member.status
