@@ -136,8 +136,8 @@ async def create_servers(
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
     peer_app = create_registry(FirstOf([store, InFlight(transfers)]), peer_face, [*door, slots])
     return [
-        HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s),
-        HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s),
+        HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s, client_face),
+        HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s, peer_face),
     ]
 
 

@@ -9,17 +9,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
+from mirror.request_limits import LimitedProtocol
 from mirror.zero_copy import MISMATCH, ZeroCopy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.types import ASGIApp
+
+    from mirror.request_limits import ConnectionObserver
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +37,19 @@ class ListenError(Exception):
 
 
 class HttpServer:
-    """Serves `app` on `address`:`port` from `bind` until `stop`."""
+    """Serves `app` on `address`:`port` from `bind` until `stop`; the observer is told of requests over the limits."""
 
-    def __init__(self, app: ASGIApp, address: str, port: int, grace_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, address: str, port: int, grace_s: float, observer: ConnectionObserver | None = None
+    ) -> None:
         self.address = address
         self.port = port
         self.socket: socket.socket | None = None
-        self._zero_copy = ZeroCopy()
+        self._zero_copy = ZeroCopy(observer)
         protocol: Any = self._zero_copy.protocol  # uvicorn calls what it declares to be a class
         if MISMATCH:
             log.error("bytes are copied, which takes several times the CPU: this uvicorn has no %s", MISMATCH)
-            protocol = "httptools"
+            protocol = partial(LimitedProtocol, observer)
         self._server = _Server(
             uvicorn.Config(
                 app,

@@ -23,9 +23,12 @@ from mirror.extensions import SPLICE, ZERO_COPY_SEND, ClientGoneError, EndedEarl
 from mirror.movers import FileMover, Mover, SocketMover
 from mirror.pieces import SocketPiece, read_piece
 from mirror.pipes import PipePool
+from mirror.request_limits import LimitedProtocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from mirror.request_limits import ConnectionObserver
 
 DISK_THREADS: Final = 4
 """Threads that bring cold files into memory. They are apart from those that open files, so that many cold blobs do
@@ -57,7 +60,8 @@ MISMATCH: Final = mismatch()
 class ZeroCopy:
     """Makes the protocols of one server, and owns what they share: pipes, and threads that wait for the disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, observer: ConnectionObserver | None = None) -> None:
+        self.observer = observer
         self.pipes = PipePool()
         self.disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
 
@@ -71,11 +75,11 @@ class ZeroCopy:
         self.disk.shutdown(wait=False)
 
 
-class ZeroCopyProtocol(HttpToolsProtocol):
+class ZeroCopyProtocol(LimitedProtocol):
     """One connection of a client."""
 
     def __init__(self, shared: ZeroCopy, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(shared.observer, *args, **kwargs)
         self._shared = shared
         self._mover: Mover | None = None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp
 
 from mirror.http_server import HttpServer
+from mirror.request_limits import ConnectionObserver
 
 HOST = "127.0.0.1"
 
@@ -24,9 +25,11 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, *, grace_s: float = 1) -> AsyncGenerator[str]:
+async def serving(
+    app: ASGIApp, *, grace_s: float = 1, observer: ConnectionObserver | None = None
+) -> AsyncGenerator[str]:
     """Serve an app as an agent does; gives its URL."""
-    server = HttpServer(app, HOST, free_port(), grace_s)
+    server = HttpServer(app, HOST, free_port(), grace_s, observer)
     server.bind()
     task = asyncio.create_task(server.serve())
     try:
