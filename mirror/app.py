@@ -122,7 +122,7 @@ async def create_servers(
     standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
     index = TrustedIndex(cluster, suspicion)
     peers = await stack.enter_async_context(Peers(index, mac, standing, metrics.source("peer")))
-    upstream = await stack.enter_async_context(Upstream(Registries(settings.registries)))
+    upstream = await stack.enter_async_context(Upstream(create_registries(settings)))
     spool = Spool(settings.spool_dir, settings.spool_bytes_max)
     transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
     verify_all = settings.verify == "always"
@@ -139,6 +139,11 @@ async def create_servers(
         HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s, client_face),
         HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s, peer_face),
     ]
+
+
+def create_registries(settings: Settings) -> Registries:
+    """Where the registries are that the settings name."""
+    return Registries({name: each.endpoints for name, each in settings.registries.items()})
 
 
 def create_store(settings: Settings) -> Store:

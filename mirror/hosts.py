@@ -306,7 +306,7 @@ def _reason(error: OSError) -> str:
 
 def _check_url(name: str, url: str) -> None:
     try:
-        Endpoint.parse(url)
+        Endpoint.read_url(url)
         if not re.fullmatch(r"[!#-\[\]-~]+", url):
             raise ValueError("printable ASCII without quotes or backslashes")
     except ValueError as error:

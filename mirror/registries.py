@@ -1,58 +1,121 @@
-"""How upstream registries are reached: at `https://<name>`, except where it is known or set otherwise."""
+"""How upstream registries are reached: at `https://<name>`, except where it is known or set otherwise.
+
+A registry has a list of endpoints: other mirrors that are asked before it, and then itself. They come from the
+configuration file (`mirror.registry_table`), else from the hosts.toml that led the runtime to them before
+(`mirror.takeover`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import ssl
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from mirror.oci import InvalidReferenceError, parse_registry
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+FOR_ALL: Final = "_default"
+"""The name under which endpoints were taken over for every registry that has none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A base URL and, for TLS, a file of CA certificates to trust beside the system's."""
+    """Where an API is, and how it is spoken to.
+
+    `url` has no slash at its end. `override_path`: it has the whole path, so no /v2 comes after it. `ca_files` are
+    trusted beside the system's certificates; `client_certificates` are pairs of a certificate and a key (None: both
+    are in one file). `headers` go along with each request, and may be secret.
+    """
 
     url: str
-    ca_file: Path | None = None
+    override_path: bool = False
+    ca_files: tuple[Path, ...] = ()
+    client_certificates: tuple[tuple[Path, Path | None], ...] = ()
+    skip_verify: bool = False
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    resolves: bool = True
+    """Whether it may be asked what a tag means."""
 
-    @classmethod
-    def parse(cls, url: str, ca_file: str = "") -> Endpoint:
-        """Check both; raises ValueError that says what is allowed."""
-        parts = urlsplit(url)
+    @staticmethod
+    def read_url(text: object) -> str:
+        """Check the URL of an endpoint; raises ValueError that says what is allowed."""
+        parts = urlsplit(str(text))
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("an http:// or https:// URL without query or fragment")
         if parts.username is not None or parts.password is not None:
             raise ValueError("a URL without credentials: the agent holds none")
-        if ca_file and not Path(ca_file).is_file():
-            raise ValueError(f"a ca_file with certificates in PEM ({ca_file} is no file)")
-        return cls(url.rstrip("/"), Path(ca_file) if ca_file else None)
+        return str(text).rstrip("/")
+
+    def address(self, path: str) -> str:
+        """The URL of what a registry has at `path` (`/v2/...`)."""
+        return self.url + (path.removeprefix("/v2") if self.override_path else path)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken over: mirrors, and the registry itself where its name does not say where it is."""
+
+    mirrors: tuple[Endpoint, ...] = ()
+    itself: Endpoint | None = None
 
 
 KNOWN: Final[Mapping[str, Endpoint]] = {"docker.io": Endpoint("https://registry-1.docker.io")}
 """Registries whose API lives under another name than theirs."""
 
 
+def usual_endpoint(name: str) -> Endpoint:
+    """Where a registry is of which nothing is set."""
+    return KNOWN.get(name) or Endpoint(f"https://{name}")
+
+
 class Registries:
-    """Every registry by its name; `endpoints` has those that the operator set."""
+    """Every registry by its name. `configured` comes before what was `taken` over."""
 
-    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
-        self._endpoints = {**KNOWN, **endpoints}
-        self.configured_urls: Final = tuple(endpoint.url for endpoint in endpoints.values())
+    def __init__(
+        self, configured: Mapping[str, tuple[Endpoint, ...]], taken: Mapping[str, Taken] | None = None
+    ) -> None:
+        self._contexts: dict[Endpoint, ssl.SSLContext | bool] = {}
+        self.replace(configured, taken or {})
+
+    def replace(self, configured: Mapping[str, tuple[Endpoint, ...]], taken: Mapping[str, Taken]) -> None:
+        """Set all anew. Requests under way end as they began; certificates are read again."""
+        self._configured = configured
+        self._taken = taken
+        self._contexts.clear()
+
+    def endpoints(self, name: str) -> tuple[Endpoint, ...]:
+        """Where to ask for a registry, in this order; the last one is the registry itself."""
+        if configured := self._configured.get(name):
+            return configured
+        taken = self._taken.get(name) or self._taken.get(FOR_ALL, Taken())
+        return (*taken.mirrors, taken.itself or usual_endpoint(name))
+
+    @property
+    def configured_urls(self) -> tuple[str, ...]:
         """Where the operator wants us to go, whatever address that is."""
+        endpoints = [endpoint for each in self._configured.values() for endpoint in each]
+        for taken in self._taken.values():
+            endpoints += [*taken.mirrors, *([taken.itself] if taken.itself else [])]
+        return tuple(endpoint.url for endpoint in endpoints)
 
-    def endpoint(self, name: str) -> Endpoint:
-        """Where the registry is; names that nobody knows are reached by TLS under themselves."""
-        return self._endpoints.get(name) or Endpoint(f"https://{name}")
+    def context(self, endpoint: Endpoint) -> ssl.SSLContext | bool:
+        """How TLS is spoken with an endpoint, as aiohttp takes it. Raises `OSError` for files that are of no use."""
+        if endpoint not in self._contexts:
+            self._contexts[endpoint] = _context(endpoint)
+        return self._contexts[endpoint]
 
 
-def read_registry_name(text: str) -> str:
-    """Check a registry's name; raises ValueError that says what is allowed."""
-    try:
-        return parse_registry(text)
-    except InvalidReferenceError as error:
-        raise ValueError(f"the name of a registry, such as docker.io ({error})") from error
+def _context(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    if not (endpoint.ca_files or endpoint.client_certificates):
+        return not endpoint.skip_verify
+    context = ssl.create_default_context()
+    if endpoint.skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    for file in endpoint.ca_files:
+        context.load_verify_locations(file)
+    for certificate, key in endpoint.client_certificates:
+        context.load_cert_chain(certificate, key)
+    return context

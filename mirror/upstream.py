@@ -3,7 +3,8 @@
 The agent holds none itself. A challenge (401 with WWW-Authenticate) goes back to the client unchanged, so that it
 authenticates to the registry's own token server and comes back with the header that is passed on here. Redirects
 are followed; the header is dropped when one leads to another host (aiohttp does so at every change of origin). Neither
-a name nor a redirect leads to what only this node should reach (`mirror.address_guard`).
+a name nor a redirect leads to what only this node should reach (`mirror.address_guard`). Other mirrors that are set for
+a registry are asked before it, and never get the header.
 
 What an answer means: 2xx is content; 4xx belongs to this client and is relayed to it alone; 429, 5xx, silence and
 nonsense mean that the registry is unavailable, so that the cluster's own knowledge, or the runtime itself, goes on.
@@ -11,8 +12,10 @@ nonsense mean that the registry is unavailable, so that the cluster's own knowle
 
 from __future__ import annotations
 
-import ssl
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
 
 import aiohttp
 from yarl import URL
@@ -26,12 +29,13 @@ from mirror.source import read_all
 from mirror.verified import open_verified
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Mapping
 
     from mirror.listings import ListingRequest
-    from mirror.registries import Registries
+    from mirror.registries import Endpoint, Registries
     from mirror.source import Content, Request
+
+    _Ask = Callable[[str, Request], Awaitable[aiohttp.ClientResponse]]
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
@@ -39,6 +43,9 @@ READ_TIMEOUT_S: Final = 10.0
 gives up on an answer after 30 s."""
 REDIRECTS_MAX: Final = 5
 REFUSAL_BYTES_MAX: Final = 64 * 1024
+
+MIRROR_S_MAX: Final = 4.0
+"""How long a mirror before the registry may take to answer; with the two waits above it stays below 25 s."""
 
 RELAYED_HEADERS: Final = ("WWW-Authenticate", "Content-Type", "Docker-Distribution-Api-Version", "Retry-After")
 
@@ -49,7 +56,6 @@ class Upstream:
     def __init__(self, registries: Registries) -> None:
         self._registries = registries
         self._guard = AddressGuard(lambda: registries.configured_urls)
-        self._contexts: dict[Path, ssl.SSLContext] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Upstream:
@@ -72,12 +78,11 @@ class Upstream:
 
     async def resolve(self, request: Request) -> Descriptor:
         """Ask by HEAD; a registry that leaves out the digest is asked by GET, and the digest computed."""
-        response = await self._ask("HEAD", request)
-        try:
-            descriptor = read_descriptor(request, response)
-        finally:
-            response.release()
-        return descriptor or await self._resolve_by_get(request)
+        return await self._resolve(request, self._ask)
+
+    async def attest(self, request: Request) -> Descriptor:
+        """Ask as `resolve` does, and nobody but the registry itself: may this client have the object?"""
+        return await self._resolve(request, self._ask_itself)
 
     async def open(self, request: Request) -> Content:
         """Open by digest; small objects come back verified."""
@@ -87,7 +92,7 @@ class Upstream:
         """Ask for one page of a list of tags or referrers."""
         headers = {} if request.authorization is None else {"Authorization": request.authorization}
         registry = request.repository.registry
-        response = await self._send("GET", registry, request.path, headers)
+        response = await self._send("GET", registry, self._registries.endpoints(registry)[-1], request.path, headers)
         if response.status != 200:
             raise await _failure(registry, response)
         body = b""
@@ -107,8 +112,15 @@ class Upstream:
         response = await self._ask("GET", request)
         return await open_response(request, response, "upstream")
 
-    async def _resolve_by_get(self, request: Request) -> Descriptor:
-        response = await self._ask("GET", request.in_part(None))
+    async def _resolve(self, request: Request, ask: _Ask) -> Descriptor:
+        response = await ask("HEAD", request)
+        try:
+            descriptor = read_descriptor(request, response)
+        finally:
+            response.release()
+        if descriptor is not None:
+            return descriptor
+        response = await ask("GET", request.in_part(None))
         # Which digest it has is just what is asked here: any stands for it until the bytes are known.
         unknown = request.in_part(None).by_digest(Digest.of(b""))
         content = await open_response(unknown, response, "upstream")
@@ -116,43 +128,63 @@ class Upstream:
         return Descriptor(content.descriptor.media_type, Digest.of(data), len(data))
 
     async def _ask(self, method: str, request: Request) -> aiohttp.ClientResponse:
-        """Send the request; returns an answer of `OPENED`, raises `RefusedError` or `UnavailableError` otherwise."""
+        """The first good answer of the registry's mirrors, else its own; as `_ask_itself` otherwise.
+
+        The client's header is for the registry. A mirror that wants to know who asks is passed over.
+        """
         registry = request.repository.registry
-        headers = {"Accept": request.accept or "*/*"}
+        path = f"{_path(request)}?{urlencode({'ns': registry})}"
+        headers = _headers(method, request)
+        for mirror in self._registries.endpoints(registry)[:-1]:
+            if not mirror.resolves and not isinstance(request.reference, Digest):
+                continue
+            with suppress(UnavailableError, TimeoutError):
+                async with asyncio.timeout(MIRROR_S_MAX):
+                    response = await self._send(method, registry, mirror, path, headers)
+                if response.status in OPENED:
+                    return response
+                response.close()
+        return await self._ask_itself(method, request)
+
+    async def _ask_itself(self, method: str, request: Request) -> aiohttp.ClientResponse:
+        """An answer of `OPENED`; raises `RefusedError` or `UnavailableError` otherwise."""
+        registry = request.repository.registry
+        headers = _headers(method, request)
         if request.authorization is not None:
             headers["Authorization"] = request.authorization
-        if request.range is not None and method == "GET":
-            headers["Range"] = str(request.range)
-        path = f"/v2/{request.repository.name}/{request.kind.value}/{request.reference}"
-        response = await self._send(method, registry, path, headers)
+        itself = self._registries.endpoints(registry)[-1]
+        response = await self._send(method, registry, itself, _path(request), headers)
         if response.status in OPENED:
             return response
         raise await _failure(registry, response)
 
-    async def _send(self, method: str, registry: str, path: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _send(
+        self, method: str, registry: str, endpoint: Endpoint, path: str, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
         assert self._session is not None, "an upstream is used inside `async with`"
-        endpoint = self._registries.endpoint(registry)
         try:
             self._guard.check_url(endpoint.url)
             return await self._session.request(
                 method,
-                URL(endpoint.url + path, encoded=True),
-                headers=headers,
+                URL(endpoint.address(path), encoded=True),
+                headers={**dict(endpoint.headers), **headers},
                 max_redirects=REDIRECTS_MAX,
                 allow_redirects=True,
-                ssl=self._context(endpoint.ca_file),
+                ssl=self._registries.context(endpoint),
             )
         except CLIENT_ERRORS as error:
             raise UnavailableError(f"{registry} does not answer: {reason(error)}") from error
 
-    def _context(self, ca_file: Path | None) -> ssl.SSLContext | bool:
-        if ca_file is None:
-            return True
-        if ca_file not in self._contexts:
-            context = ssl.create_default_context()
-            context.load_verify_locations(ca_file)
-            self._contexts[ca_file] = context
-        return self._contexts[ca_file]
+
+def _path(request: Request) -> str:
+    return f"/v2/{request.repository.name}/{request.kind.value}/{request.reference}"
+
+
+def _headers(method: str, request: Request) -> dict[str, str]:
+    headers = {"Accept": request.accept or "*/*"}
+    if request.range is not None and method == "GET":
+        headers["Range"] = str(request.range)
+    return headers
 
 
 async def _failure(registry: str, response: aiohttp.ClientResponse) -> RefusedError | UnavailableError:

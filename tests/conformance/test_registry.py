@@ -105,7 +105,7 @@ async def face(
         )
         index = OneHolder(Holder(TARGET, peer_url, "")) if request.param == "peer" else OneHolder()
         peers = await stack.enter_async_context(Peers(index, MAC, standing, metrics.source("peer")))
-        registries = Registries({REGISTRY: Endpoint(upstream_url)})
+        registries = Registries({REGISTRY: (Endpoint(upstream_url),)})
         upstream = await stack.enter_async_context(Upstream(registries))
         store = full if request.param == "store" else empty
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())

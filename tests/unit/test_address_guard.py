@@ -84,7 +84,7 @@ async def test_a_redirect_to_loopback_is_not_followed(monkeypatch: pytest.Monkey
         location = f"http://{target}:{victim.url.rpartition(':')[2]}/latest/meta-data"
         redirect = answering("307 Temporary Redirect", [f"Location: {location}", "Content-Length: 0"])
         async with scripted(redirect) as registry:
-            async with Upstream(Registries({"reg.example": Endpoint(registry.url)})) as upstream:
+            async with Upstream(Registries({"reg.example": (Endpoint(registry.url),)})) as upstream:
                 with pytest.raises(UnavailableError, match="for this node alone"):
                     await upstream.open(asked_of("reg.example"))
         assert len(registry.heard) == 1
@@ -94,7 +94,7 @@ async def test_a_redirect_to_loopback_is_not_followed(monkeypatch: pytest.Monkey
 async def test_what_is_configured_by_name_is_allowed_where_its_name_leads(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted(SERVED) as registry, resolving(monkeypatch, {"cache.example": HOST}):
         url = f"http://cache.example:{registry.url.rpartition(':')[2]}"
-        async with Upstream(Registries({"reg.example": Endpoint(url)})) as upstream:
+        async with Upstream(Registries({"reg.example": (Endpoint(url),)})) as upstream:
             content = await upstream.open(asked_of("reg.example"))
             assert await read_all(content.body, 1000) == BLOB
 

@@ -24,7 +24,7 @@ TAGS = b'{"name": "lib/app", "tags": ["v1", "v2"]}'
 
 async def ask(server: Scripted, path: str, **headers: str) -> tuple[int, Mapping[str, str], bytes]:
     """What a mirror of `server` answers to a GET."""
-    async with Upstream(Registries({REGISTRY: Endpoint(server.url)})) as upstream:
+    async with Upstream(Registries({REGISTRY: (Endpoint(server.url),)})) as upstream:
         app = create_registry(upstream, Metrics().face("client"), lists=upstream)
         async with serving(app) as base, aiohttp.ClientSession() as session:
             async with session.get(f"{base}{path}", headers=headers) as response:
@@ -118,6 +118,6 @@ def test_a_link_that_leads_nowhere_is_left_out(link: str) -> None:
 
 async def test_a_refusal_names_its_status() -> None:
     async with scripted(answering("403 Forbidden", ["Content-Length: 0"])) as server:
-        async with Upstream(Registries({REGISTRY: Endpoint(server.url)})) as upstream:
+        async with Upstream(Registries({REGISTRY: (Endpoint(server.url),)})) as upstream:
             with pytest.raises(RefusedError, match="403"):
                 await upstream.list(ListingRequest(Repository(REGISTRY, "lib/app")))

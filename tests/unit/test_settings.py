@@ -39,7 +39,8 @@ def test_lists_and_registries_are_read_alike_from_everywhere(tmp_path: Path) -> 
     )
     assert from_file.seeds == from_flags.seeds == ("10.0.0.1:29993", "[fd00::1]:29993")
     assert from_file.containerd_namespaces == from_flags.containerd_namespaces == ("k8s.io", "moby")
-    assert from_file.registries == from_flags.registries == {"docker.io": Endpoint("https://cache.example.com", ca)}
+    assert from_file.registries == from_flags.registries
+    assert from_file.registries["docker.io"].endpoints == (Endpoint("https://cache.example.com", ca_files=(ca,)),)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,6 @@ def test_sizes_have_units() -> None:
 
 
 def test_docker_io_is_reached_where_its_api_lives_unless_set_otherwise() -> None:
-    assert Registries({}).endpoint("docker.io").url == "https://registry-1.docker.io"
-    assert Registries({}).endpoint("ghcr.io").url == "https://ghcr.io"
-    assert Registries({"docker.io": Endpoint("http://cache")}).endpoint("docker.io").url == "http://cache"
+    assert Registries({}).endpoints("docker.io") == (Endpoint("https://registry-1.docker.io"),)
+    assert Registries({}).endpoints("ghcr.io") == (Endpoint("https://ghcr.io"),)
+    assert Registries({"docker.io": (Endpoint("http://cache"),)}).endpoints("docker.io") == (Endpoint("http://cache"),)

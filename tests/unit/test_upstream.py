@@ -35,7 +35,7 @@ def wanted(reference: Digest | Tag = DIGEST, **fields: object) -> Request:
 
 @asynccontextmanager
 async def upstream_at(url: str, ca_file: Path | None = None) -> AsyncGenerator[Upstream]:
-    async with Upstream(Registries({REGISTRY: Endpoint(url, ca_file)})) as upstream:
+    async with Upstream(Registries({REGISTRY: (Endpoint(url, ca_files=(ca_file,) if ca_file else ()),)})) as upstream:
         yield upstream
 
 
@@ -188,7 +188,7 @@ async def test_credentials_do_not_follow_a_redirect_to_another_host() -> None:
         redirect = answering("307 Temporary Redirect", [f"Location: {storage.url}/signed?key=1", "Content-Length: 0"])
         async with scripted(redirect) as server:
             # Both are configured, for both are on loopback, where a redirect leads to nothing else.
-            registries = Registries({REGISTRY: Endpoint(server.url), "storage.test": Endpoint(storage.url)})
+            registries = Registries({REGISTRY: (Endpoint(server.url),), "storage.test": (Endpoint(storage.url),)})
             async with Upstream(registries) as upstream:
                 content = await upstream.open(wanted(authorization="Basic secret"))
                 assert await read_all(content.body, 1000) == BLOB
