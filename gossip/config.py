@@ -46,7 +46,7 @@ class Config:
 
     seeds: tuple[str, ...] = ()
     """Nodes to join, as `host:router_port`. A host name is looked up again at each attempt, and may mean several nodes;
-    this node itself may be among them."""
+    this node itself may be among them. What else seeds may come from is the caller's (`Node`'s `more_seeds`)."""
 
     secret: ClusterSecret | None = None
     """What all nodes of the cluster share. None: no encryption and no authentication, on loopback only."""

@@ -7,7 +7,7 @@ import itertools
 import os
 import random
 import secrets
-import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from gossip.codec import COUNTER_MAX, decode, encode
@@ -19,6 +19,7 @@ from gossip.membership import Visibility
 from gossip.messages import QUESTION_BYTES_MAX, Answer, Question
 from gossip.outputs import Conflict, Link, Publish, Reply, SaveEpoch, Send, Unlink
 from gossip.replica import Replica
+from gossip.resolver import Resolver
 from gossip.transport import Address, Handler, Transport
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ SEEK_S_MAX: Final = 10.0
 """A node without members asks its seeds again after so long, doubling up to the limit."""
 REJOIN_S: Final = 10.0
 """A node that has members still asks a seed from time to time: so the halves of a parted cluster find each other."""
-RESOLVE_S_MAX: Final = 5.0
 HOLDERS_MAX: Final = 64
 """As many holders of a key are named unless the caller says otherwise; it makes the cost of an answer independent of
 how many there are."""
@@ -50,9 +50,17 @@ class Node:
 
     Keys that are added before the node is entered make its epoch's base: a node that restarts with the content it had
     need not send it again. All methods belong to the loop's thread.
+
+    `more_seeds` is asked at each attempt to join for seeds besides those of the configuration, of the same form.
     """
 
-    def __init__(self, config: Config, *, group_of: Callable[[bytes], bytes | None] = lambda _key: None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        group_of: Callable[[bytes], bytes | None] = lambda _key: None,
+        more_seeds: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self.config = config
         self.counters = Counters()
         self._rng = random.Random(secrets.randbits(128))  # noqa: S311 - for spreading load, not for secrets
@@ -65,6 +73,8 @@ class Node:
         )
         self._curve_keys = config.secret.curve_keys() if config.secret else []
         self._seed_keys = itertools.cycle([keys.public for keys in self._curve_keys] or [b""])
+        self._more_seeds = more_seeds
+        self._resolver = Resolver()
         self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._seeker: asyncio.Task[None] | None = None
@@ -285,7 +295,7 @@ class Node:
     async def _seek(self) -> None:
         """Ask the seeds to be let in, for ever."""
         wait_s = SEEK_S
-        while self.config.seeds:
+        while True:
             seeds = await self._resolve()
             if self._replica.lookup.members():
                 seeds = seeds[:1]
@@ -302,15 +312,10 @@ class Node:
 
     async def _resolve(self) -> list[Address]:
         """What the seeds mean now, a few of them in random order, without this node itself."""
-        loop = asyncio.get_running_loop()
         found: dict[tuple[str, int], None] = {}
-        for host, port in map(parse_seed, self.config.seeds):
-            try:
-                async with asyncio.timeout(RESOLVE_S_MAX):
-                    answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except OSError:  # includes the time-out
-                continue
-            found.update(((str(answer[4][0]), port), None) for answer in answers)
+        for host, port in map(parse_seed, (*self.config.seeds, *self._more_seeds())):
+            with suppress(OSError):  # includes the time-out
+                found.update(((address, port), None) for address in await self._resolver.look_up(host))
         found.pop((self.config.advertise_address, self.config.router_port), None)
         places = self._rng.sample(list(found), min(len(found), SEED_ADDRESSES_MAX))
         members = {(to.address, to.router_port): _router(to) for to in self._replica.lookup.members()}

@@ -29,5 +29,6 @@ still in a connection. *Giver*: whoever gave bytes of an object. *Digest*, *desc
 
 **Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry`; `peers` with `choice` and `peer_mac`;
 `upstream`, also for `listings`; `resuming`, `transfer` with `single_flight` and `spool`, `suspicion`; `stores`;
-`cluster`; then `app`, which puts an agent together, `settings` and `cli`.
+`cluster`, and `bootstrap` with `election` and `lease` for who lets it in; then `app`, which puts an agent
+together, `settings` and `cli`.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 import time
@@ -20,6 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gossip import ClusterSecret, Config, Node
+from mirror.bootstrap import Bootstrap
 from mirror.choice import Standing
 from mirror.cluster import PEER_PORT, Cluster, group_of
 from mirror.doors import LoopbackDoor, PeerDoor
@@ -72,7 +74,8 @@ async def run_agent(settings: Settings) -> int:
     metrics = Metrics()
     store = create_store(settings)
     secret = ClusterSecret.from_file(settings.secret_file) if settings.secret_file else None
-    node = Node(gossip_config(settings, secret), group_of=group_of)
+    bootstrap = Bootstrap(settings.seeds, settings.own_seed, os.environ)
+    node = Node(gossip_config(settings, bootstrap.fixed, secret), group_of=group_of, more_seeds=bootstrap.seeds)
     metrics.collect_from(node)
     cluster = Cluster(node)
     suspicion = Suspicion(time.monotonic, lambda: store.answering_since, metrics.suspicion())
@@ -94,10 +97,12 @@ async def run_agent(settings: Settings) -> int:
                 await asyncio.wait_for(cluster.listed.wait(), LISTING_S_MAX)
             await membership.enter_async_context(node)
             background.append(tasks.create_task(node.run()))
+            seeking = tasks.create_task(bootstrap.run(settings.name, lambda: [other.name for other in node.members()]))
             serving = [tasks.create_task(server.serve()) for server in servers]
             log.info("%s answers pulls on %s port %d", settings.name, settings.client_address, settings.client_port)
             await stopping.wait()
             log.info("stopping: leaving the cluster, then at most %.0f s for running transfers", settings.grace_s)
+            seeking.cancel()
             await membership.aclose()
             for server in servers:
                 server.stop()
@@ -160,7 +165,7 @@ def create_store(settings: Settings) -> Store:
     return OciLayout(settings.layout_dir, settings.layout_bytes_max)
 
 
-def gossip_config(settings: Settings, secret: ClusterSecret | None) -> Config:
+def gossip_config(settings: Settings, seeds: tuple[str, ...], secret: ClusterSecret | None) -> Config:
     """What the gossip node needs to know."""
     return Config(
         name=settings.name,
@@ -171,7 +176,7 @@ def gossip_config(settings: Settings, secret: ClusterSecret | None) -> Config:
         router_port=settings.router_port,
         zone=settings.zone,
         attributes={PEER_PORT: str(settings.peer_port)},
-        seeds=settings.seeds,
+        seeds=seeds,
         secret=secret,
         epoch_file=settings.epoch_file,
     )

@@ -191,6 +191,16 @@ def refuse_encoded(response: Head) -> None:
         raise UnavailableError(f"the body is encoded as {encoding[:32]!r}, although it was asked for as it is")
 
 
+async def read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    """The whole body of an answer that is no object. Raises one of `CLIENT_ERRORS`, also when it is too large."""
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > bytes_max:
+            raise ValueError(f"an answer of more than {bytes_max} bytes")
+    return bytes(data)
+
+
 def reason(error: BaseException) -> str:
     """An error in one line, also where the library's own text is empty (a timeout's is)."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -7,6 +7,7 @@ what is allowed; nothing starts with half its settings.
 
 from __future__ import annotations
 
+import re
 import socket
 import tomllib
 from dataclasses import dataclass, fields
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX: Final = "SKVALLER_"
 STORES: Final = ("oci-layout", "containerd")
 VERIFY: Final = ("runtime", "always")
+LEASE_SEED: Final = "lease:"
+PAGE_SEEDS: Final = ("http://", "https://")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -45,12 +48,23 @@ class SettingsError(Exception):
     """A setting that cannot be used; says which, its value, where it came from and what is allowed."""
 
 
-def _seeds(text: str) -> tuple[str, ...]:
-    for seed in words(text):
-        host, colon, port = seed.rpartition(":")
-        if not colon or not host or (":" in host and not host.startswith("[")):
+def read_addresses(text: str) -> tuple[str, ...]:
+    """A list of `host:port`, separated by commas or white space. Raises ValueError saying what is allowed."""
+    for address in words(text):
+        host, colon, port = address.rpartition(":")
+        if not colon or not host or len(host) > 253 or (":" in host and not host.startswith("[")):
             raise ValueError("host:port of other agents' gossip router ports, such as 10.0.0.7:29993 or [::1]:29993")
         read_port(port)
+    return words(text)
+
+
+def _seeds(text: str) -> tuple[str, ...]:
+    for seed in words(text):
+        if seed.startswith(LEASE_SEED):
+            if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", seed.removeprefix(LEASE_SEED)):
+                raise ValueError("lease:NAME with the name of a Lease in this pod's namespace")
+        elif not seed.startswith(PAGE_SEEDS):
+            read_addresses(seed)
     return words(text)
 
 
@@ -87,7 +101,11 @@ class Settings:
     )
 
     seeds: tuple[str, ...] = option(
-        _seeds, "host:port (router ports) of agents to join through, several with commas.", default=()
+        _seeds,
+        "Through whom to join, several with commas: host:port of agents (router ports), where a host name is looked up "
+        "at each attempt and may mean several; the URL of a page that lists such; lease:NAME for the holder of a Lease "
+        "in this pod's namespace.",
+        default=(),
     )
     secret_file: Path | None = option(
         read_path, "File with the cluster secret: at least 32 random bytes, the same on every node.", default=None
@@ -181,6 +199,12 @@ class Settings:
             raise SettingsError(
                 f"advertise_address: {self.advertise_address!r} reaches no node; give the address of this one"
             )
+
+    @property
+    def own_seed(self) -> str:
+        """What others would set as a seed to join through this agent."""
+        host = f"[{self.advertise_address}]" if ":" in self.advertise_address else self.advertise_address
+        return f"{host}:{self.router_port}"
 
 
 def load(flags: Mapping[str, str], environment: Mapping[str, str], file: Path | None) -> Settings:
