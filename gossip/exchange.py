@@ -31,8 +31,9 @@ ANSWER_S: Final = 2.0
 """How long an answer to a comparison is waited for; equal states are not answered at all."""
 PART_S: Final = 5.0
 """How long the next part, or the question for it, is waited for."""
-CREDIT: Final = 3
-"""Parts that may be on their way at once."""
+CREDIT: Final = 2
+"""Parts that may be on their way at once: one, while the one before is worked on. With more the receiver would find
+one waiting whenever it looks, and do nothing else."""
 LINE_MAX: Final = 64
 
 

@@ -3,8 +3,9 @@
 It is not the replicated data itself (`gossip.or_set`) and knows no names: a member is a *slot*, a small number that
 is given back when the member is forgotten. A key is stored once and meant by its *id* everywhere else.
 
-The cost: about 4 bytes for the pair here and 8 in the member's own arrays (`gossip.or_set.Cell`), and about 170 bytes
-for each distinct key, nearly all of it CPython's bytes object and dictionary entry.
+The cost: about 4 bytes for the pair here and 8 in the member's own arrays (`gossip.or_set.Cell`), and about 180 bytes
+for each distinct key, nearly all of it CPython's bytes object and dictionary entry. A key's audit hash is kept beside
+it, since hashing is most of what it would take to note one more holder.
 
 Invariants: the holders of a key are distinct and ascending; a key without a holder does not exist; a free id stands
 for no key.
@@ -12,13 +13,16 @@ for no key.
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from bisect import bisect_left
+from functools import reduce
 from itertools import pairwise
+from operator import xor
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 SLOTS_MAX: Final = 1 << 16
 """Slots are unsigned 16-bit numbers; the limit on members (`gossip.membership.MEMBERS_MAX`) lies far below."""
@@ -35,6 +39,7 @@ class Index:
         self._group_of = group_of
         self._ids: dict[bytes, int] = {}
         self._keys: list[bytes] = []
+        self._audits: array[int] = array("Q")
         # A lone holder, the most common case by far in small clusters, is the bare number.
         self._holders: list[int | array[int]] = []
         self._free_ids: list[int] = []
@@ -58,9 +63,17 @@ class Index:
         """Give a slot back; it holds nothing any more."""
         self._free_slots.append(slot)
 
-    def key(self, identity: int) -> bytes:
-        """The key that an id stands for."""
-        return self._keys[identity]
+    def keys(self, identities: Iterable[int]) -> list[bytes]:
+        """The keys that some ids stand for."""
+        return list(map(self._keys.__getitem__, identities))
+
+    def identities(self, keys: Iterable[bytes]) -> array[int]:
+        """The ids of some keys that somebody holds."""
+        return array("I", map(self._ids.__getitem__, keys))
+
+    def audit(self, identities: Iterable[int]) -> int:
+        """The audit hash of the keys that some ids stand for."""
+        return reduce(xor, map(self._audits.__getitem__, identities), 0)
 
     def slots(self, key: bytes) -> Sequence[int]:
         """The slots that hold `key`, ascending."""
@@ -80,24 +93,28 @@ class Index:
         """The keys of a group that anybody holds, sorted."""
         return sorted(self._keys[identity] for identity in self._groups.get(group, ()))
 
-    def insert(self, slot: int, key: bytes) -> int | None:
-        """Note that `slot` holds `key`; the key's id, or None when that was known already."""
-        identity = self._ids.get(key)
-        if identity is None:
-            identity = self._new_key(slot, key)
-        else:
-            holders = self._holders[identity]
-            if isinstance(holders, int):
-                if holders == slot:
-                    return None
-                self._holders[identity] = array("H", sorted((holders, slot)))
+    def insert(self, slot: int, keys: Iterable[bytes]) -> list[int]:
+        """Note that `slot` holds some keys; their ids, up to the first of which that was known already."""
+        ids, all_holders = self._ids, self._holders
+        identities: list[int] = []
+        for key in keys:
+            identity = ids.get(key)
+            if identity is None:
+                identity = self._new_key(slot, key)
             else:
-                position = bisect_left(holders, slot)
-                if position < len(holders) and holders[position] == slot:
-                    return None
-                holders.insert(position, slot)
-        self.pairs += 1
-        return identity
+                holders = all_holders[identity]
+                if type(holders) is int:
+                    if holders == slot:
+                        break
+                    all_holders[identity] = array("H", (holders, slot) if holders < slot else (slot, holders))
+                else:
+                    position = bisect_left(holders, slot)
+                    if position < len(holders) and holders[position] == slot:
+                        break
+                    holders.insert(position, slot)
+            identities.append(identity)
+        self.pairs += len(identities)
+        return identities
 
     def discard(self, slot: int, identity: int) -> None:
         """Note that `slot` no longer holds a key that it held."""
@@ -118,6 +135,7 @@ class Index:
         pairs = 0
         for key, identity in self._ids.items():
             assert self._keys[identity] == key
+            assert self._audits[identity] == audit_of(key)
             slots = self.slots(key)
             assert len(slots) > 0
             assert all(first < second for first, second in pairwise(slots))
@@ -125,16 +143,18 @@ class Index:
             group = self._group_of(key)
             assert group is None or identity in self._groups[group]
         assert pairs == self.pairs
-        assert len(self._ids) + len(self._free_ids) == len(self._keys)
+        assert len(self._ids) + len(self._free_ids) == len(self._keys) == len(self._audits)
 
     def _new_key(self, slot: int, key: bytes) -> int:
         if self._free_ids:
             identity = self._free_ids.pop()
             self._keys[identity] = key
+            self._audits[identity] = audit_of(key)
             self._holders[identity] = slot
         else:
             identity = len(self._keys)
             self._keys.append(key)
+            self._audits.append(audit_of(key))
             self._holders.append(slot)
         self._ids[key] = identity
         group = self._group_of(key)
@@ -153,3 +173,8 @@ class Index:
                 del self._groups[group]
         self._keys[identity] = b""
         self._free_ids.append(identity)
+
+
+def audit_of(key: bytes) -> int:
+    """The 64-bit hash of a key; the hash of a set is the exclusive or of its keys'."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"gossip/audit").digest())

@@ -30,6 +30,7 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from gossip.cell import Cell, hash_of
@@ -163,8 +164,8 @@ class ORSet:
         cell.version += 1
         self._own[key] = cell.version
         self._own_bytes += len(key)
-        appended = cell.append(cell.version, key)
-        assert appended
+        extended = cell.extend((cell.version,), (key,))
+        assert extended
         self._record(cell.version, 0)
         return True
 
@@ -190,11 +191,8 @@ class ORSet:
         cell = self._own_cell
         assert epoch >= cell.epoch
         keys = sorted(self._own)
-        cell.clear()
-        cell.epoch, cell.version = epoch, len(keys)
-        for sequence, key in enumerate(keys, 1):
-            cell.append(sequence, key)
-            self._own[key] = sequence
+        cell.renumber(epoch, keys)
+        self._own = {key: sequence for sequence, key in enumerate(keys, 1)}
         self._bases[self.me] = (epoch, len(keys), hash_of(keys))
         self._log.clear()
 
@@ -288,11 +286,14 @@ class ORSet:
         self._bases[head.owner] = (head.epoch, head.base_count, head.base_hash)
         if epoch in (head.epoch, BOTTOM):
             return False
-        keys = sorted(self.cells[head.owner].keys())
-        if len(keys) != head.base_count or hash_of(keys) != head.base_hash:
+        cell = self.cells[head.owner]
+        if len(cell.sequences) != head.base_count:
             return False
-        adds = tuple(enumerate(keys, 1))
-        return self.apply(Snapshot(head.owner, head.epoch, len(keys), adds)) is Outcome.APPLIED
+        keys = sorted(cell.keys())
+        if hash_of(keys) != head.base_hash:
+            return False
+        cell.renumber(head.epoch, keys)
+        return True
 
     def forget(self, owner: str) -> None:
         """Drop everything that is held of another owner."""
@@ -387,4 +388,5 @@ class ORSet:
 
     def _extend(self, cell: Cell, adds: Sequence[Addition]) -> bool:
         """Append the additions above the cell's version; False when one contradicts what is held."""
-        return all(cell.append(sequence, key) for sequence, key in adds if sequence > cell.version)
+        fresh = adds[bisect_right(adds, cell.version, key=itemgetter(0)) :]
+        return cell.extend([sequence for sequence, _ in fresh], [key for _, key in fresh])

@@ -10,6 +10,8 @@ then for each the distance of its sequence number from the one before, and the n
 
 from __future__ import annotations
 
+from itertools import accumulate, chain
+from operator import sub
 from typing import TYPE_CHECKING, Final
 
 from gossip.errors import DecodeError
@@ -17,7 +19,7 @@ from gossip.messages import PAIRS_PER_PART_MAX
 from gossip.or_set import KEY_BYTES_MAX, KEYS_PER_OWNER_MAX, SEQUENCE_MAX, Interval, LiveSet, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from gossip.or_set import Addition, Delta
 
@@ -72,11 +74,9 @@ def write_pairs(sequences: Sequence[int], references: Sequence[int]) -> bytes:
     """The frame of a piece."""
     out = bytearray()
     _put(out, len(sequences))
-    before = 0
-    for sequence, reference in zip(sequences, references, strict=True):
-        _put(out, sequence - before)
+    for step, reference in zip(_steps(sequences), references, strict=True):
+        _put(out, step)
         _put(out, reference)
-        before = sequence
     return bytes(out)
 
 
@@ -96,10 +96,13 @@ def content_bytes(delta: Delta) -> int:
 
 def _put_numbers(out: bytearray, numbers: Sequence[int]) -> None:
     _put(out, len(numbers))
-    before = 0
-    for number in numbers:
-        _put(out, number - before)
-        before = number
+    for step in _steps(numbers):
+        _put(out, step)
+
+
+def _steps(numbers: Sequence[int]) -> Iterator[int]:
+    """The distance of each number from the one before, the first from 0."""
+    return map(sub, numbers, chain((0,), numbers))
 
 
 def _put(out: bytearray, number: int) -> None:
@@ -130,22 +133,11 @@ class _Reader:
         return tuple(self._key() for _ in range(self._number(most)))
 
     def pairs(self, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        sequences: list[int] = []
-        references: list[int] = []
-        sequence = 0
-        for _ in range(self._number(most)):
-            sequence = self._next(sequence)
-            sequences.append(sequence)
-            references.append(self._number(SEQUENCE_MAX))
-        return tuple(sequences), tuple(references)
+        numbers = self._several(2 * self._number(most))
+        return _ascending(numbers[::2]), tuple(numbers[1::2])
 
     def numbers(self) -> tuple[int, ...]:
-        numbers: list[int] = []
-        number = 0
-        for _ in range(self._number(len(self._frame))):
-            number = self._next(number)
-            numbers.append(number)
-        return tuple(numbers)
+        return _ascending(self._several(self._number(len(self._frame))))
 
     def end(self) -> None:
         if self._position != len(self._frame):
@@ -166,23 +158,46 @@ class _Reader:
         return before + step
 
     def _number(self, most: int) -> int:
-        position = self._position
-        if position < len(self._frame) and self._frame[position] < 0x80:  # one byte, the usual case
-            value = self._frame[position]
-            self._position = position + 1
-            if value > most:
-                raise DecodeError(f"a number above its limit of {most}")
-            return value
-        value = 0
-        for index in range(VARINT_BYTES_MAX):
-            at = position + index
-            if at >= len(self._frame):
-                raise DecodeError("a number is cut short")
-            byte = self._frame[at]
-            value |= (byte & 0x7F) << 7 * index
-            if byte < 0x80:
-                self._position = at + 1
-                if value > most:
-                    raise DecodeError(f"a number above its limit of {most}")
-                return value
-        raise DecodeError("a number of too many bytes")
+        [value] = self._several(1)
+        if value > most:
+            raise DecodeError(f"a number above its limit of {most}")
+        return value
+
+    def _several(self, count: int) -> list[int]:
+        """So many numbers up to `SEQUENCE_MAX`. Most of the work of reading is here: one loop, and no calls in it."""
+        frame, position = self._frame, self._position
+        numbers = []
+        try:
+            for _ in range(count):
+                value = frame[position]
+                position += 1
+                if value > 0x7F:
+                    value, position = _long(frame, position, value)
+                numbers.append(value)
+        except IndexError:
+            raise DecodeError("a number is cut short") from None
+        if numbers and max(numbers) > SEQUENCE_MAX:
+            raise DecodeError(f"a number above its limit of {SEQUENCE_MAX}")
+        self._position = position
+        return numbers
+
+
+def _long(frame: bytes, position: int, first: int) -> tuple[int, int]:
+    """A number of more than one byte, of which the first was read; and the position after it."""
+    value, shift = first & 0x7F, 7
+    while shift < 7 * VARINT_BYTES_MAX:
+        byte = frame[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise DecodeError("a number of too many bytes")
+
+
+def _ascending(steps: Sequence[int]) -> tuple[int, ...]:
+    """The numbers that lie so far from one another, the first from 0."""
+    numbers = tuple(accumulate(steps))
+    if numbers and (min(steps) < 1 or numbers[-1] > SEQUENCE_MAX):
+        raise DecodeError("sequence numbers ascend up to their limit")
+    return numbers

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gossip.cell import Cell
     from gossip.membership import Claim
     from gossip.messages import Standing
-    from gossip.or_set import Delta, ORSet
+    from gossip.or_set import Delta, Epoch, ORSet
 
 CLAIM_WORK: Final = 8
 DELTA_WORK: Final = 4
@@ -67,7 +67,7 @@ class Outgoing:
                 yield parcel.part(number, last=False)
                 number, parcel = number + 1, _Parcel()
             parcel.work += work
-            if isinstance(put, _Elements):
+            if isinstance(put, _Run):
                 parcel.pieces.append(self._piece(put, parcel.keys))
             elif isinstance(put, tuple):
                 parcel.claims.extend(put)
@@ -77,47 +77,48 @@ class Outgoing:
 
     def _contents(
         self, claims: Sequence[Claim], have: Sequence[Standing]
-    ) -> Iterator[tuple[int, tuple[Claim, ...] | Delta | _Elements]]:
+    ) -> Iterator[tuple[int, tuple[Claim, ...] | Delta | _Run]]:
         """What is to be sent, in pieces of bounded work, each made when the one before is sent."""
         for claim in claims:
             yield CLAIM_WORK, (claim,)
         for owner, epoch, after in have:
-            delta = self._held.diff(owner, epoch, after) if after else self._held.snapshot(owner)
-            if delta is None:
+            cell = self._held.cells.get(owner)
+            if cell is None or (epoch, after) >= (cell.epoch, cell.version):
                 continue
-            work = _work(delta)
-            if not isinstance(delta, Snapshot) and work <= PAIRS_PER_PART_MAX:
-                yield work, delta
-                continue
-            snapshot = delta if isinstance(delta, Snapshot) else self._held.snapshot(owner)
-            assert snapshot is not None
-            for start in range(0, max(1, len(snapshot.adds)), PIECE_PAIRS_MAX):
-                elements = _Elements(snapshot, start)
-                yield PIECE_WORK + len(elements), elements
+            if epoch == cell.epoch and after:
+                delta = self._held.diff(owner, epoch, after)
+                assert delta is not None
+                work = _work(delta)
+                if not isinstance(delta, Snapshot) and work <= PAIRS_PER_PART_MAX:
+                    yield work, delta
+                    continue
+            # What changes from now on is not in it, however long it takes to send.
+            head, sequences, keys = (owner, cell.epoch, cell.version), cell.sequences[:], cell.keys()
+            for start in range(0, max(1, len(keys)), PIECE_PAIRS_MAX):
+                end = start + PIECE_PAIRS_MAX
+                run = _Run(head, end >= len(keys), tuple(sequences[start:end]), keys[start:end])
+                yield PIECE_WORK + len(run.keys), run
 
-    def _piece(self, elements: _Elements, fresh: list[bytes]) -> Piece:
+    def _piece(self, run: _Run, fresh: list[bytes]) -> Piece:
+        numbers = self._numbers
         references = []
-        for _, key in elements.adds:
-            number = self._numbers.get(key)
+        for key in run.keys:
+            number = numbers.get(key)
             if number is None:
-                number = self._numbers[key] = len(self._numbers)
+                number = numbers[key] = len(numbers)
                 fresh.append(key)
             references.append(number)
-        snapshot = elements.snapshot
-        sequences = tuple(sequence for sequence, _ in elements.adds)
-        return Piece(snapshot.owner, snapshot.epoch, snapshot.version, elements.last, sequences, tuple(references))
+        return Piece(*run.head, run.last, run.sequences, tuple(references))
 
 
-class _Elements:
-    """A run of a snapshot's elements."""
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Some of the elements of an owner's set, which is that of this epoch and version."""
 
-    def __init__(self, snapshot: Snapshot, start: int) -> None:
-        self.snapshot = snapshot
-        self.adds = snapshot.adds[start : start + PIECE_PAIRS_MAX]
-        self.last = start + PIECE_PAIRS_MAX >= len(snapshot.adds)
-
-    def __len__(self) -> int:
-        return len(self.adds)
+    head: tuple[str, Epoch, int]
+    last: bool
+    sequences: tuple[int, ...]
+    keys: list[bytes]
 
 
 class Incoming:
@@ -169,8 +170,7 @@ class Incoming:
             return False
         if piece.references and max(piece.references) >= len(self._keys):
             return False
-        pairs = zip(piece.sequences, piece.references, strict=True)
-        return all(cell.append(sequence, self._keys[reference]) for sequence, reference in pairs)
+        return cell.extend(piece.sequences, [self._keys[reference] for reference in piece.references])
 
     def _drop(self, complete: Iterable[tuple[str, Cell]]) -> None:
         for _, cell in complete:

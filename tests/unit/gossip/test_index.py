@@ -20,12 +20,12 @@ def test_the_index_answers_like_a_plain_dict_through_random_changes() -> None:
         slot, key = dice.choice(slots), b"%c%d" % (dice.choice(b"abc"), dice.randrange(6))
         holders = plain.setdefault(key, {})
         if slot in holders:
-            assert index.insert(slot, key) is None
+            assert index.insert(slot, [key, b"another"]) == []
             index.discard(slot, holders.pop(slot))
         else:
-            identity = index.insert(slot, key)
-            assert identity is not None
-            assert index.key(identity) == key
+            [identity] = index.insert(slot, [key])
+            assert index.keys([identity]) == [key]
+            assert list(index.identities([key])) == [identity]
             holders[slot] = identity
         assert list(index.slots(key)) == sorted(holders)
         assert index.holds(slot, key) == (slot in holders)
