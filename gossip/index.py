@@ -103,7 +103,7 @@ class Index:
                 identity = self._new_key(slot, key)
             else:
                 holders = all_holders[identity]
-                if type(holders) is int:
+                if isinstance(holders, int):
                     if holders == slot:
                         break
                     all_holders[identity] = array("H", (holders, slot) if holders < slot else (slot, holders))
