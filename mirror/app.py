@@ -25,7 +25,10 @@ from mirror.bootstrap import Bootstrap
 from mirror.choice import Standing
 from mirror.cluster import PEER_PORT, Cluster, group_of
 from mirror.doors import LoopbackDoor, PeerDoor
+from mirror.explain import Explainer
 from mirror.http_server import HttpServer
+from mirror.journal import Journal, Journalist
+from mirror.local_api import PREFIX, answer_explain, answer_node, create_local_api
 from mirror.metrics import CONTENT_TYPE, Metrics
 from mirror.peer_mac import KEY_LABEL, PeerMac
 from mirror.peers import Peers
@@ -81,7 +84,7 @@ async def run_agent(settings: Settings) -> int:
     suspicion = Suspicion(time.monotonic, lambda: store.answering_since, metrics.suspicion())
     async with AsyncExitStack() as stack:
         servers = await create_servers(
-            stack, settings, metrics, store=store, cluster=cluster, suspicion=suspicion, secret=secret
+            stack, settings, metrics, store=store, node=node, cluster=cluster, suspicion=suspicion, secret=secret
         )
         servers.append(HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1))
         for server in servers:
@@ -118,6 +121,7 @@ async def create_servers(
     metrics: Metrics,
     *,
     store: Store,
+    node: Node,
     cluster: Cluster,
     suspicion: Suspicion,
     secret: ClusterSecret | None,
@@ -136,10 +140,19 @@ async def create_servers(
     )
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
-    client_app = create_registry(pull, client_face, [Middleware(LoopbackDoor, observer=client_face)], lists=upstream)
+    journal = Journal()
+    client_door = [Middleware(LoopbackDoor, observer=client_face), Middleware(Journalist, journal=journal)]
+    client_app = create_registry(pull, client_face, client_door, lists=upstream)
+    in_flight = InFlight(transfers)
+    explainer = Explainer(store, in_flight, peers, upstream, cluster, index, standing, journal)
+    answers = {
+        "node": answer_node(node, settings, lambda: store.answering_since),
+        "explain": answer_explain(explainer),
+    }
+    client_app.mount(PREFIX, create_local_api(answers))
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
-    peer_app = create_registry(FirstOf([store, InFlight(transfers)]), peer_face, [*door, slots])
+    peer_app = create_registry(FirstOf([store, in_flight]), peer_face, [*door, slots])
     return [
         HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s, client_face),
         HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s, peer_face),

@@ -46,10 +46,27 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What is thought of a holder now: in this node's zone or not, for how many more seconds it is avoided and why, and
+    the part of its upload slots that is taken (0 to 1, or more)."""
+
+    near: bool
+    avoided_s: float
+    avoided_because: str
+    load: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Told:
     others: int
     slots: int
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Avoided:
+    until: float
+    because: str
 
 
 class Standing:
@@ -60,7 +77,7 @@ class Standing:
         self._rng = rng
         self._clock = clock
         self._busy: Counter[str] = Counter()
-        self._avoided: dict[str, float] = {}
+        self._avoided: dict[str, _Avoided] = {}
         self._told: dict[str, _Told] = {}
 
     def begin(self, holder: Holder) -> None:
@@ -79,14 +96,25 @@ class Standing:
     def fail(self, holder: Holder, error: UnavailableError) -> None:
         """The holder did not give what it was asked for."""
         until = self._clock() + (AVOID_CORRUPT_S if isinstance(error, CorruptError) else AVOID_S)
-        self._avoided[holder.target.name] = max(until, self._avoided.get(holder.target.name, until))
+        before = self._avoided.get(holder.target.name)
+        if before is None or before.until <= until:
+            self._avoided[holder.target.name] = _Avoided(until, str(error))
+
+    def opinion(self, holder: Holder) -> Opinion:
+        """What `ranked` goes by, for people."""
+        now = self._clock()
+        avoided = self._avoided.get(holder.target.name)
+        avoided_s = max(0.0, avoided.until - now) if avoided else 0.0
+        because = avoided.because if avoided and avoided_s else ""
+        return Opinion(holder.zone == self._zone, avoided_s, because, self._load(holder, now))
 
     def ranked(self, holders: Sequence[Holder]) -> Iterator[Holder]:
         """The holders in the order in which to ask them."""
         now = self._clock()
         groups: dict[tuple[bool, bool, bool, bool], list[Holder]] = {}
         for holder in holders:
-            avoided = self._avoided.get(holder.target.name, now) > now
+            failed = self._avoided.get(holder.target.name)
+            avoided = failed is not None and failed.until > now
             full = self._load(holder, now) >= 1
             groups.setdefault((avoided, holder.suspect, full, holder.zone != self._zone), []).append(holder)
         for _, group in sorted(groups.items()):

@@ -140,6 +140,23 @@ def parse_name(text: str) -> str:
     return text
 
 
+def parse_image_name(text: str) -> tuple[Repository, Reference]:
+    """Read an image's name as people write it: `nginx` is `docker.io/library/nginx:latest`. A digest outranks a tag.
+
+    The first component is a registry when it has a dot or a colon or is `localhost`, as everywhere since Docker.
+    """
+    name, at, digest = text.partition("@")
+    tag = "latest"
+    if ":" in name.rpartition("/")[2]:
+        name, _, tag = name.rpartition(":")
+    registry, slash, rest = name.partition("/")
+    if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
+        registry, rest = "docker.io", name if slash else f"library/{name}"
+    repository = Repository.parse("docker.io" if registry == "index.docker.io" else registry, rest)
+    meant = Tag.parse(tag)
+    return repository, Digest.parse(digest) if at else meant
+
+
 class Kind(Enum):
     """The two kinds of object that a registry serves, as they stand in its paths."""
 

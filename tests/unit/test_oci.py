@@ -20,6 +20,7 @@ from mirror.oci import (
     Repository,
     Tag,
     manifest_media_type,
+    parse_image_name,
     parse_name,
     parse_reference,
     parse_registry,
@@ -190,3 +191,32 @@ def test_the_media_type_of_a_manifest_is_read_back() -> None:
 )
 def test_what_is_no_manifest_has_no_media_type(data: bytes) -> None:
     assert manifest_media_type(data) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "repository", "reference"),
+    [
+        ("nginx", "docker.io/library/nginx", "latest"),
+        ("nginx:1.27", "docker.io/library/nginx", "1.27"),
+        ("team/app", "docker.io/team/app", "latest"),
+        ("docker.io/nginx:1", "docker.io/nginx", "1"),
+        ("index.docker.io/library/nginx", "docker.io/library/nginx", "latest"),
+        ("registry.test/a/b:v1", "registry.test/a/b", "v1"),
+        ("localhost/a", "localhost/a", "latest"),
+        ("localhost:5000/a:v1", "localhost:5000/a", "v1"),
+        ("[::1]:5000/a", "[::1]:5000/a", "latest"),
+        (f"registry.test/a:v1@sha256:{HEX}", "registry.test/a", f"sha256:{HEX}"),
+        (f"a@sha256:{HEX}", "docker.io/library/a", f"sha256:{HEX}"),
+    ],
+)
+def test_an_images_name_is_read_as_people_write_it(text: str, repository: str, reference: str) -> None:
+    parsed, meant = parse_image_name(text)
+    assert (str(parsed), str(meant)) == (repository, reference)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "UPPER", "a:", "a@", "a@sha256:x", "http://registry.test/a", "a b", "../a", "a:v\n"]
+)
+def test_what_is_no_images_name_is_refused(text: str) -> None:
+    with pytest.raises(InvalidReferenceError):
+        parse_image_name(text)

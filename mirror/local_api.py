@@ -1,0 +1,130 @@
+"""The read-only JSON API of an agent, below `/-/api/` on its client face: for programs on the same machine.
+
+    GET /-/api/node                       who this agent is, whom it knows, what it refused
+    GET /-/api/explain?image=nginx:1.27   every object of an image: who holds it, and where it would come from
+
+What cannot be answered is `{"error": "<one sentence>"}` with 400 (the question is wrong) or 404 (there is nothing).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mirror.cluster import PEER_PORT
+from mirror.errors import SourceError
+from mirror.oci import InvalidReferenceError, parse_image_name
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from starlette.datastructures import QueryParams
+    from starlette.requests import Request
+
+    from gossip import Member, Node
+    from mirror.explain import Explainer
+    from mirror.settings import Settings
+
+    Answer = Callable[[QueryParams], Awaitable[object]]
+
+PREFIX: Final = "/-/api"
+
+
+class QuestionError(Exception):
+    """The question cannot be answered; says why. `status` is the HTTP status that goes with it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def create_local_api(answers: Mapping[str, Answer]) -> Starlette:
+    """The app to mount at `PREFIX`; `answers` has what each path gives, by name, from the query."""
+
+    def route(name: str, answer: Answer) -> Route:
+        async def endpoint(request: Request) -> Response:
+            try:
+                return _json(await answer(request.query_params))
+            except QuestionError as error:
+                return _json({"error": str(error)}, error.status)
+
+        return Route(f"/{name}", endpoint, methods=["GET"])
+
+    async def unknown(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _json({"error": f"there is {', '.join(sorted(answers))}, by GET"}, error.status_code)
+
+    routes = [route(name, answer) for name, answer in answers.items()]
+    return Starlette(routes=routes, exception_handlers={HTTPException: unknown})
+
+
+def answer_node(node: Node, settings: Settings, answering_since: Callable[[], float | None]) -> Answer:
+    """Gives what an agent is and knows of the others, without any secret."""
+
+    async def answer(_: QueryParams) -> object:
+        counters = node.counters
+        return {
+            "version": _version(),
+            "name": settings.name,
+            "cluster": settings.cluster,
+            "secret": settings.secret_file is not None,
+            "zone": settings.zone,
+            "seeds": settings.seeds,
+            "store": settings.store,
+            "store_answers": answering_since() is not None,
+            "pin_bytes_max": settings.containerd_pin_bytes_max,
+            "time": time.time(),
+            "me": _member(node.me),
+            "members": [_member(member) | {"suspect": node.ranked_last(member.name)} for member in node.members()],
+            "refused_connections": counters.refused_connections,
+            "dropped_messages": dict(counters.dropped),
+            "conflicts": counters.conflicts,
+        }
+
+    return answer
+
+
+def answer_explain(explainer: Explainer) -> Answer:
+    """Gives what would become of a pull of the image that the query names."""
+
+    async def answer(query: QueryParams) -> object:
+        try:
+            repository, reference = parse_image_name(query.get("image", ""))
+        except InvalidReferenceError as error:
+            raise QuestionError(400, f"image: {error}") from error
+        try:
+            return asdict(await explainer.explain(repository, reference))
+        except SourceError as error:
+            raise QuestionError(404, f"{repository}: what {reference} means is not known here: {error}") from error
+
+    return answer
+
+
+def _member(member: Member) -> dict[str, Any]:
+    return {
+        "name": member.name,
+        "address": member.address,
+        "zone": member.zone,
+        "peer_port": int(member.attributes.get(PEER_PORT, 0)),
+        "publish_port": member.publish_port,
+        "router_port": member.router_port,
+    }
+
+
+def _version() -> str:
+    try:
+        return version("skvaller")
+    except PackageNotFoundError:
+        return ""
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")

@@ -1,0 +1,61 @@
+"""Asks the agent of this machine through its local API (`mirror.local_api`): what commands are made with."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import ProxyHandler, build_opener
+
+if TYPE_CHECKING:
+    import argparse
+
+ANSWER_S_MAX: Final = 30.0
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+class AgentError(Exception):
+    """The agent did not answer, or answered no; says which and what to do."""
+
+
+class NoAgentError(AgentError):
+    """Nobody answers there."""
+
+
+def add_agent_option(parser: argparse.ArgumentParser) -> None:
+    """Declare `--agent`, the URL of the agent's client face."""
+    port = os.environ.get("SKVALLER_CLIENT_PORT", "29990")
+    parser.add_argument(
+        "--agent",
+        default=f"http://127.0.0.1:{port}",
+        metavar="URL",
+        help="the client face of this machine's agent [default: %(default)s]",
+    )
+
+
+def ask_agent(url: str, question: str, **query: str) -> Any:
+    """The agent's answer, as JSON. Raises `AgentError`."""
+    address = f"{url.rstrip('/')}/-/api/{question}" + (f"?{urlencode(query)}" if query else "")
+    opener = build_opener(ProxyHandler({}))  # an agent on loopback is never behind a proxy
+    try:
+        with opener.open(address, timeout=ANSWER_S_MAX) as response:
+            return json.loads(response.read(ANSWER_BYTES_MAX))
+    except HTTPError as error:
+        raise AgentError(_reason(error)) from error
+    except OSError as error:
+        raise NoAgentError(
+            f"no agent answers at {url} ({getattr(error, 'reason', error)}); is `skvaller serve` running on this "
+            "machine, and is this its client port?"
+        ) from error
+    except ValueError as error:
+        raise AgentError(f"what answers at {url} is no agent: {error}") from error
+
+
+def _reason(error: HTTPError) -> str:
+    with error:
+        try:
+            return str(json.loads(error.read(4096))["error"])
+        except (ValueError, LookupError, TypeError, OSError):
+            return f"it answered {error.code}: is this an agent, and of the same version?"
