@@ -24,7 +24,8 @@ import aiohttp
 from gossip.config import SEEDS_MAX
 from mirror.election import RENEW_S, Election
 from mirror.http_client import CLIENT_ERRORS, read_body, reason
-from mirror.lease import ACCOUNT, ConflictError, LeaseApi, LeaseError
+from mirror.kubernetes import ACCOUNT, ApiError, ConflictError, KubernetesApi
+from mirror.lease import LeaseObject
 from mirror.settings import LEASE_SEED, PAGE_SEEDS, read_addresses
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Bootstrap:
             if seed.startswith(PAGE_SEEDS):
                 self._asked[seed] = Page(seed)
             elif seed.startswith(LEASE_SEED):
-                self._asked[seed] = LeaseSeed(LeaseApi(seed.removeprefix(LEASE_SEED), environment, account), me)
+                self._asked[seed] = LeaseSeed(KubernetesApi(environment, account), seed.removeprefix(LEASE_SEED), me)
         self._trouble: dict[str, str] = {}
 
     def seeds(self) -> list[str]:
@@ -151,9 +152,9 @@ class Page:
 class LeaseSeed:
     """A Lease, for which this agent is a candidate."""
 
-    def __init__(self, api: LeaseApi, me: str) -> None:
+    def __init__(self, api: KubernetesApi, name: str, me: str) -> None:
         self.seeds: Sequence[str] = ()
-        self._api = api
+        self._lease = LeaseObject(api, name)
         self._me = me
         self._election = Election(me)
 
@@ -165,12 +166,12 @@ class LeaseSeed:
     async def ask(self, now: float) -> float:
         """Look at the Lease, and take or renew it when it is this agent's turn."""
         try:
-            if self._election.observe(await self._api.read(), now):
+            if self._election.observe(await self._lease.read(), now):
                 try:
-                    self._election.observe(await self._api.write(self._me), now)
+                    self._election.observe(await self._lease.write(self._me), now)
                 except ConflictError:  # another was faster: that one is the seed
-                    self._election.observe(await self._api.read(), now)
-        except LeaseError as error:
+                    self._election.observe(await self._lease.read(), now)
+        except ApiError as error:
             raise SeedError(str(error)) from error
         self.seeds = _addresses(self._election.holder)
         return self._election.wait_s(now)
@@ -178,9 +179,9 @@ class LeaseSeed:
     async def leave(self) -> None:
         """Give the Lease up, so that the next one need not wait until it runs out."""
         try:
-            if self._election.mine and (await self._api.read()).holder == self._me:
-                await self._api.write("")
-        except LeaseError as error:
+            if self._election.mine and (await self._lease.read()).holder == self._me:
+                await self._lease.write("")
+        except ApiError as error:
             raise SeedError(str(error)) from error
 
 

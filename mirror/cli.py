@@ -7,14 +7,14 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, NoReturn
 
-from mirror.commands import complain, configure, demo, explain, serve
+from mirror.commands import complain, configure, demo, explain, serve, untaint
 from mirror.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE_ERROR = 2
-COMMANDS = (serve, configure, explain, demo)
+COMMANDS = (serve, configure, explain, demo, untaint)
 """In the order of `--help`."""
 
 

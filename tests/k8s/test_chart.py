@@ -28,8 +28,18 @@ EVERYTHING: Final = (
     "--set=seLinuxOptions.type=spc_t,imagePullSecrets[0]=pull,podAnnotations.note=x,maxUnavailable=10%",
     "--set=hosts.registries[0]=docker.io,hosts.registries[1]=registry.corp=https://10.1.2.3",
     "--set=extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy:3128",
+    "--set=seeding.lease=true,startupTaint=skvaller.example/starting",
+    "--set=prometheusRule.enabled=true,dashboards.enabled=true",
 )
 """Every value that is off or empty at first."""
+OPERATORS_KINDS: Final = {"PodMonitor", "PrometheusRule"}
+"""Their schemas are the Prometheus operator's."""
+ALWAYS: Final = {"DaemonSet", "Secret", "Service", "ServiceAccount"}
+LEASE: Final = {"Lease", "Role", "RoleBinding"}
+TAINT: Final = {
+    *("ClusterRole", "ClusterRoleBinding"),
+    *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+}
 
 pytestmark = pytest.mark.timeout(1800)  # the first test that needs helm may have to build it
 
@@ -69,7 +79,7 @@ every_way = pytest.mark.parametrize(
 @every_way
 def test_every_object_is_one_that_kubernetes_knows(arguments: list[str]) -> None:
     for kind, part in objects(*arguments).items():
-        if kind != "PodMonitor":  # its schema is the Prometheus operator's
+        if kind not in OPERATORS_KINDS:
             kubernetes_validate.validate(part, KUBE_VERSION.rpartition(".")[0], strict=True)
 
 
@@ -98,6 +108,8 @@ def test_the_agents_environment_makes_settings(arguments: list[str], tmp_path: P
         "registries[0].name=docker.io",
         "logLevel=loud",
         "seeds[0]=10.0.0.7",
+        "startupTaint=no key",
+        "seeding.dns=true",
         "maxUnavailable=0",
         "secret.existingSecret=Not_A_Name",
     ],
@@ -128,19 +140,45 @@ def test_an_existing_secret_is_used_and_none_is_made() -> None:
     assert environment(*arguments)["SKVALLER_SECRET_FILE"] == "/etc/skvaller/secret/key"
 
 
-def test_no_right_in_the_kubernetes_api_is_asked_for() -> None:
-    assert objects(*EVERYTHING).keys() == {"DaemonSet", "PodMonitor", "Secret", "Service"}
+def tokens(*arguments: str) -> set[str]:
+    """The containers that have the service account's token."""
+    containers = objects(*arguments)["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    return {part["name"] for part in containers if "token" in {mount["name"] for mount in part["volumeMounts"]}}
+
+
+def test_no_right_in_the_kubernetes_api_is_asked_for_unless_a_value_needs_it() -> None:
+    assert objects().keys() == ALWAYS
+    assert objects("--set=seeding.lease=true").keys() == ALWAYS | LEASE
+    assert objects("--set=startupTaint=key").keys() == ALWAYS | TAINT
+    assert objects("--set=seeding.service=false").keys() == ALWAYS - {"Service"}
     assert objects()["DaemonSet"]["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+    assert tokens() == set()
+    assert tokens("--set=seeding.lease=true") == {"agent"}
+    assert tokens("--set=startupTaint=key") == {"taint"}
 
 
-@pytest.mark.parametrize("name", ["agent", "hosts"])
+def test_the_rights_are_those_that_the_agent_uses_and_no_others() -> None:
+    parts = objects(*EVERYTHING)
+    assert parts["Role"]["rules"] == [
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": [parts["Lease"]["metadata"]["name"]],
+            "verbs": ["get", "update"],
+        }
+    ]
+    assert parts["ClusterRole"]["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]}]
+
+
+@pytest.mark.parametrize("name", ["agent", "hosts", "taint"])
 def test_a_container_has_the_rights_it_needs_and_no_others(name: str) -> None:
-    context = container(name)["securityContext"]
+    context = container(name, "--set=startupTaint=key")["securityContext"]
     assert (
         context.pop("capabilities")
         == {
             "agent": {"drop": ["ALL"]},
             "hosts": {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]},
+            "taint": {"drop": ["ALL"]},
         }[name]
     )
     assert context == {
@@ -169,6 +207,7 @@ def test_the_seeds_are_the_name_of_the_headless_service() -> None:
         environment("--set=seeds={10.0.0.7:29993,[::1]:29993}")["SKVALLER_SEEDS"]
         == f"{name},10.0.0.7:29993,[::1]:29993"
     )
+    assert environment("--set=seeding.service=false,seeding.lease=true")["SKVALLER_SEEDS"] == "lease:skvaller"
 
 
 def test_registries_reach_the_agent_with_their_certificates() -> None:
@@ -192,7 +231,7 @@ def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
     """The values' names; a list and an empty table is one value."""
     found: set[str] = set()
     for name, value in values.items():
-        nested = isinstance(value, dict) and value and name not in {"resources", "nodeSelector"}
+        nested = isinstance(value, dict) and value and name not in {"resources", "nodeSelector", "labels"}
         found |= leaves(value, f"{prefix}{name}.") if nested else {prefix + name}
     return found
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from gossip.config import SEEDS_MAX
 from mirror import bootstrap, election
 from mirror.bootstrap import ASKERS_MAX, Bootstrap, LeaseSeed, Page, SeedError
-from mirror.lease import LeaseApi
+from mirror.kubernetes import KubernetesApi
 from mirror.settings import SettingsError
 from tests.serving import answering, free_port, scripted
 
@@ -40,8 +40,8 @@ class Api:
     status: int = 200
     calls: list[str] = field(default_factory=list)
 
-    def lease(self) -> LeaseApi:
-        return LeaseApi("seed", self.environment, self.account)
+    def candidate(self, me: str) -> LeaseSeed:
+        return LeaseSeed(KubernetesApi(self.environment, self.account), "seed", me)
 
     async def answer(self, request: web.Request) -> web.Response:
         self.calls.append(request.method)
@@ -119,7 +119,7 @@ async def test_of_a_page_with_very_many_seeds_some_count() -> None:
 
 async def test_of_two_that_find_no_holder_one_becomes_it_and_both_know(tmp_path: Path) -> None:
     async with api_server(tmp_path) as api:
-        one, two = LeaseSeed(api.lease(), "10.0.0.1:29993"), LeaseSeed(api.lease(), "10.0.0.2:29993")
+        one, two = api.candidate("10.0.0.1:29993"), api.candidate("10.0.0.2:29993")
         await asyncio.gather(one.ask(0), two.ask(0))
         await asyncio.gather(one.ask(3), two.ask(3))
         assert [one.must, two.must].count(True) == 1
@@ -130,7 +130,7 @@ async def test_of_two_that_find_no_holder_one_becomes_it_and_both_know(tmp_path:
 
 async def test_a_renewal_changes_the_time_alone(tmp_path: Path) -> None:
     async with api_server(tmp_path) as api:
-        one = LeaseSeed(api.lease(), "10.0.0.1:29993")
+        one = api.candidate("10.0.0.1:29993")
         await one.ask(0)
         before = dict(api.spec)
         await one.ask(3)
@@ -139,7 +139,7 @@ async def test_a_renewal_changes_the_time_alone(tmp_path: Path) -> None:
 
 async def test_a_holder_that_leaves_is_followed_at_once(tmp_path: Path) -> None:
     async with api_server(tmp_path) as api:
-        one, two = LeaseSeed(api.lease(), "10.0.0.1:29993"), LeaseSeed(api.lease(), "10.0.0.2:29993")
+        one, two = api.candidate("10.0.0.1:29993"), api.candidate("10.0.0.2:29993")
         await one.ask(0)
         await one.leave()
         await two.ask(1)
@@ -150,18 +150,18 @@ async def test_a_holder_that_leaves_is_followed_at_once(tmp_path: Path) -> None:
 
 async def test_a_token_that_was_renewed_is_used(tmp_path: Path) -> None:
     async with api_server(tmp_path) as api:
-        one = LeaseSeed(api.lease(), "10.0.0.1:29993")
+        one = api.candidate("10.0.0.1:29993")
         await one.ask(0)
         (tmp_path / "token").write_text("second")
         await one.ask(3)
 
 
-@pytest.mark.parametrize(("status", "why"), [(403, "does not allow"), (404, "no such Lease"), (500, "500")])
+@pytest.mark.parametrize(("status", "why"), [(403, "does not allow"), (404, "no such object"), (500, "500")])
 async def test_an_api_that_refuses_is_an_error_and_the_holder_stays_the_seed(
     status: int, why: str, tmp_path: Path
 ) -> None:
     async with api_server(tmp_path) as api:
-        one, two = LeaseSeed(api.lease(), "10.0.0.1:29993"), LeaseSeed(api.lease(), "10.0.0.2:29993")
+        one, two = api.candidate("10.0.0.1:29993"), api.candidate("10.0.0.2:29993")
         await one.ask(0)
         await two.ask(0)
         api.status = status
@@ -174,13 +174,13 @@ async def test_an_api_that_refuses_is_an_error_and_the_holder_stays_the_seed(
 async def test_a_holder_that_is_no_address_is_no_seed(holder: str, tmp_path: Path) -> None:
     async with api_server(tmp_path) as api:
         api.spec = {"holderIdentity": holder, "leaseDurationSeconds": 15}
-        one = LeaseSeed(api.lease(), "10.0.0.1:29993")
+        one = api.candidate("10.0.0.1:29993")
         await one.ask(0)
         assert one.seeds == ()
 
 
-def test_a_lease_outside_a_pod_is_refused_with_what_to_do() -> None:
-    with pytest.raises(SettingsError, match=r"lease\.enabled"):
+def test_a_lease_outside_a_pod_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no pod with a service account"):
         Bootstrap(["lease:seed"], "10.0.0.1:29993", {})
 
 

@@ -38,3 +38,21 @@ seLinuxOptions:
 {{- with $registry.caFile }},ca_file=/etc/skvaller/ca/{{ . }}{{ end }}
 {{- end }}
 {{- end }}
+
+{{/* SKVALLER_SEEDS: the headless service's name, the Lease, and what else is wanted. */}}
+{{- define "skvaller.seeds" -}}
+{{- $seeds := list }}
+{{- if .Values.seeding.service }}
+{{- $seeds = append $seeds (printf "%s.%s.svc:%v" (include "skvaller.name" .) .Release.Namespace .Values.ports.router) }}
+{{- end }}
+{{- if .Values.seeding.lease }}
+{{- $seeds = append $seeds (printf "lease:%s" (include "skvaller.name" .)) }}
+{{- end }}
+{{- join "," (concat $seeds .Values.seeds) }}
+{{- end }}
+
+{{- define "skvaller.tokenMount" -}}
+- name: token
+  mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+  readOnly: true
+{{- end }}
