@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
@@ -50,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
     file = options.config or os.environ.get("SKVALLER_CONFIG")
     settings = load(flags, os.environ, Path(file) if file else None)
 
+    import uvloop
+
     from gossip import GossipError
     from mirror.app import run_agent
     from mirror.http_server import ListenError
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     code = 1
     try:
-        code = asyncio.run(run_agent(settings))
+        code = uvloop.run(run_agent(settings))
     except* (ListenError, GossipError, OSError) as group:
         for error in _leaves(group):
             complain(error)

@@ -14,6 +14,8 @@ import asyncio
 import signal
 from typing import Final
 
+import uvloop
+
 from mirror.demo.story import tell
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -24,7 +26,7 @@ def run_demo(*, once: bool) -> int:
 
     Without `once` it stays up after a success until Ctrl-C. However it ends, its processes and files are gone.
     """
-    return asyncio.run(_until_stopped(once=once))
+    return uvloop.run(_until_stopped(once=once))
 
 
 async def _until_stopped(*, once: bool) -> int:

@@ -7,13 +7,13 @@ Answers from the image layout in the directory; with a peer's URL everything com
 
 from __future__ import annotations
 
-import asyncio
 import random
 import sys
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import uvloop
 from starlette.middleware import Middleware
 
 from mirror.choice import Holder, Standing
@@ -93,4 +93,4 @@ async def main(port: int, layout: Path, *peers_urls: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
+    uvloop.run(main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

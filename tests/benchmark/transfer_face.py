@@ -8,11 +8,12 @@ linger, so that each download is fetched anew.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import sys
 import time
 from pathlib import Path
+
+import uvloop
 
 from mirror import transfer
 from mirror.choice import Holder, Standing
@@ -50,4 +51,4 @@ async def main(port: int, directory: Path, url: str, role: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:5]))
+    uvloop.run(main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:5]))

@@ -20,7 +20,7 @@ from tests.serving import HOST, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
-    import asyncio, socket, sys, time
+    import asyncio, socket, sys, time, uvloop
     from mirror.watchdog import Watchdog
 
     async def main(port, hang_s):
@@ -35,7 +35,7 @@ PROGRAM = """
         watchdog.stop()
         sys.exit(33)
 
-    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2])))
+    uvloop.run(main(int(sys.argv[1]), float(sys.argv[2])))
 """
 
 
