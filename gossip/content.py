@@ -59,6 +59,7 @@ class Content:
         owner = delta.owner
         cell = self._held.cells.get(owner)
         if cell is not None and cell.epoch == delta.epoch and delta.version <= cell.version:
+            self._counters.duplicates += 1
             return  # by far the most common case: every neighbour passes on everything
         if not self._known(owner, delta.epoch):
             return

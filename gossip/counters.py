@@ -21,6 +21,8 @@ class Counters:
     bytes_in: int = 0
     bytes_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    duplicates: int = 0
+    """Deltas that were known already: every neighbour passes on everything."""
     gaps: int = 0
     """Published messages and deltas that show that something before them was lost."""
     pulls: int = 0
@@ -45,10 +47,16 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """How things stand: members by visibility (this node excluded), distinct keys, (key, member) pairs."""
+    """How things stand: members by visibility (this node excluded), distinct keys, (key, member) pairs.
+
+    `owners_behind` counts the members of whose set a later version is known to exist than is held here, and
+    `lag_seconds` says for how long the oldest of these has been missing.
+    """
 
     members_normal: int
     members_last: int
     members_hidden: int
     keys: int
     pairs: int
+    owners_behind: int
+    lag_seconds: float

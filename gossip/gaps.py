@@ -33,12 +33,13 @@ PULLS_MAX: Final = 3
 
 @dataclass(slots=True)
 class _Want:
-    """An owner's version that exists, who showed it, and when to ask for it."""
+    """An owner's version that exists, who showed it, when to ask for it, and since when it is missing."""
 
     epoch: Epoch
     version: int
     source: str
     due: float
+    since: float
     pulls: int = 0
 
 
@@ -54,7 +55,7 @@ class Gaps:
         """This version exists, `source` has it, and it is not here."""
         want = self._wants.get(owner)
         if want is None:
-            self._wants[owner] = _Want(epoch, version, source, now + self.delay_s())
+            self._wants[owner] = _Want(epoch, version, source, now + self.delay_s(), now)
         elif (epoch, version) > (want.epoch, want.version):
             want.epoch, want.version = epoch, version
 
@@ -89,6 +90,10 @@ class Gaps:
             want.due = now + PULL_RETRY_S
             asked.setdefault(source, []).append((owner, epoch, version))
         return asked
+
+    def behind(self, now: float) -> tuple[int, float]:
+        """Of how many owners something is missing, and for how many seconds the oldest of it."""
+        return len(self._wants), max((now - want.since for want in self._wants.values()), default=0.0)
 
     def delay_s(self) -> float:
         """How long to wait for what may be on its way."""

@@ -171,7 +171,14 @@ class Node:
         for other in self._replica.membership.others.values():
             by[other.visibility] += 1
         index = self._replica.set.index
-        return Gauges(by[Visibility.NORMAL], by[Visibility.LAST], by[Visibility.HIDDEN], len(index), index.pairs)
+        return Gauges(
+            by[Visibility.NORMAL],
+            by[Visibility.LAST],
+            by[Visibility.HIDDEN],
+            len(index),
+            index.pairs,
+            *self._replica.behind(self._now()),
+        )
 
     # Between applications.
 

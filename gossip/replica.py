@@ -91,12 +91,12 @@ class Replica:
         self._hash = StateHash(self.membership, self.set)
         state = State(config, self.membership, self.set, self.lookup, self._hash, counters, rng)
         self._content = Content(state)
+        self.behind = self._content.gaps.behind
         self._detector = Detector(config, self.membership, rng)
         self._exchange = Exchange(state, self._detector)
         self._encounters = Encounters(state, self._content, self._detector, self._exchange)
         self._outputs: list[Output] = []
-        self._running = False
-        self._sequence = 0
+        self._running, self._sequence = False, 0
         self._protocol = self.me.protocol
         self._taught_until = self._flush_at = self._heartbeat_at = self._revise_at = 0.0
         self._derive_at = inf

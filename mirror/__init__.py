@@ -12,13 +12,16 @@
    asks one after the other, with a MAC (`peer_mac`) that strangers cannot make. The bytes are relayed from its
    connection to the runtime's without a copy here, since whoever comes next finds complete holders too.
 5. Else *upstream*, proxied as the client asked. Its "no" (401 with the whole challenge, 403, 404) goes back unchanged.
-   Its bytes are a *transfer* (`transfer`, `single_flight`, `spool`): fetched once for all who want the object here.
+  Its bytes are a *transfer* (`transfer`, `single_flight`, `spool`): fetched once for all who want the object here.
 6. What is small is verified before its first byte goes out (`verified`); what is large the runtime verifies when it
    commits it, and the agent watches for that (`suspicion`). What breaks off, stalls or crawls goes on at the same
    offset from the next source in the same answer (`resuming`, `floor`, `hedge`). What passes through whole is kept by
    a store that keeps things. When nothing helps, the answer is one that sends the runtime to the registry itself
    (`errors`).
 7. The store tells what came (`stores.Store.watch`), and `cluster` says so to all other nodes.
+
+What is done for a request is noted in its trail (`trail`), and the HTTP edge tells of each answer: metrics, log lines
+and recent pulls are made of that.
 
 **Glossary.** *Source*: whatever answers "which object is this?" and "give me its bytes" (`source`). *Store*: this
 node's own content. *Peer*: a member of the cluster that we talk to. *Holder*: a member that has a digest. *Upstream*:

@@ -29,6 +29,7 @@ from mirror.explain import Explainer
 from mirror.http_server import HttpServer
 from mirror.journal import Journal, Journalist
 from mirror.local_api import PREFIX, answer_explain, answer_node, create_local_api
+from mirror.metered import Metered
 from mirror.metrics import CONTENT_TYPE, Metrics
 from mirror.peer_mac import KEY_LABEL, PeerMac
 from mirror.peers import Peers
@@ -43,6 +44,7 @@ from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion, TrustedIndex
 from mirror.upload_slots import UploadSlots
 from mirror.upstream import Upstream
+from mirror.version import installed_version
 from mirror.watchdog import EXIT_CODE, Watchdog
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ async def run_agent(settings: Settings) -> int:
         stalled.set()
         stopping.set()
 
-    metrics = Metrics()
+    metrics = Metrics(settings.zone, installed_version())
     store = create_store(settings)
     secret = ClusterSecret.from_file(settings.secret_file) if settings.secret_file else None
     bootstrap = Bootstrap(settings.seeds, settings.own_seed, os.environ)
@@ -89,12 +91,14 @@ async def run_agent(settings: Settings) -> int:
         servers.append(HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1))
         for server in servers:
             server.bind()
-        watchdog = Watchdog(loop, [server.socket for server in servers if server.socket], on_stall)
+        watchdog = Watchdog(
+            loop, [server.socket for server in servers if server.socket], on_stall, metrics.loop_lag.observe
+        )
         watchdog.start()
         stack.callback(watchdog.stop)
         membership = await stack.enter_async_context(AsyncExitStack())
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(cluster.advertise(store, suspicion.heard))]
+            background = [tasks.create_task(cluster.advertise(store, suspicion.heard, metrics.store_event))]
             # What the store has when the node joins need not be sent to those who remember it from before.
             with suppress(TimeoutError):
                 await asyncio.wait_for(cluster.listed.wait(), LISTING_S_MAX)
@@ -130,13 +134,15 @@ async def create_servers(
     mac = PeerMac(*secret.derive_all(KEY_LABEL)) if secret else None
     standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
     index = TrustedIndex(cluster, suspicion)
-    peers = await stack.enter_async_context(Peers(index, mac, standing, metrics.source("peer")))
+    peers = await stack.enter_async_context(Peers(index, mac, standing, settings.name))
     upstream = await stack.enter_async_context(Upstream(create_registries(settings)))
+    registries = Metered(upstream, metrics.fetched)
     spool = Spool(settings.spool_dir, settings.spool_bytes_max)
     transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
+    metrics.count_transfers(lambda: len(transfers))
     verify_all = settings.verify == "always"
     pull = Pull(
-        store, peers, upstream, cluster=cluster, transfers=transfers, suspicion=suspicion, verify_all=verify_all
+        store, peers, registries, cluster=cluster, transfers=transfers, suspicion=suspicion, verify_all=verify_all
     )
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
@@ -150,6 +156,7 @@ async def create_servers(
         "explain": answer_explain(explainer),
     }
     client_app.mount(PREFIX, create_local_api(answers))
+    metrics.upload_slots.set(settings.upload_slots)
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
     peer_app = create_registry(FirstOf([store, in_flight]), peer_face, [*door, slots])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, NoReturn
 
 from mirror.commands import complain, configure, demo, explain, serve, untaint
 from mirror.settings import SettingsError
+from mirror.version import installed_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,15 +36,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skvaller", description="A stateless, cluster-local mirror for OCI images: one agent on each node."
     )
-    parser.add_argument("--version", action="version", version=f"skvaller {_version()}")
+    parser.add_argument("--version", action="version", version=f"skvaller {installed_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("skvaller")
-    except PackageNotFoundError:
-        return "(not installed: run from its source)"

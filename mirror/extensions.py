@@ -9,7 +9,8 @@ of `http.response.body`. The answer must have a Content-Length, and a last `http
   give nothing although the client would take it).
 
 In either case `send` returns when all bytes are with the kernel, and raises one of the errors below otherwise. After
-`EndedEarlyError` the answer is whole up to there and can go on from another source.
+`EndedEarlyError` the answer is whole up to there and can go on from another source. The entry of `SPLICE` has a
+function `moved`: how many bytes of the message under way are with the kernel.
 """
 
 from __future__ import annotations

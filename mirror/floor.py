@@ -28,17 +28,20 @@ _BYTES_RECEIVED_AT: Final = 128
 
 
 @contextlib.contextmanager
-def kept_above_floor(connection: socket.socket) -> Iterator[None]:
+def kept_above_floor(connection: socket.socket) -> Iterator[Watch]:
     """Watch a connection while its bytes are moved."""
-    watch = _Watch(connection)
+    watch = Watch(connection)
     try:
-        yield
+        yield watch
     finally:
         watch.stop()
 
 
-class _Watch:
+class Watch:
+    """Looks at a connection from time to time; `left` once it was found too slow, and shut down."""
+
     def __init__(self, connection: socket.socket) -> None:
+        self.left = False
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._received = _received(connection)
@@ -58,6 +61,7 @@ class _Watch:
         if fast or _waiting(self._connection):
             self._slow_since = now
         elif now - self._slow_since >= FLOOR_S:
+            self.left = True
             with contextlib.suppress(OSError):  # it closed just now
                 self._connection.shutdown(socket.SHUT_RDWR)
             return

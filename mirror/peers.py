@@ -9,6 +9,7 @@ import logging
 from contextlib import aclosing
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from urllib.parse import quote
 
 from mirror.errors import CorruptError, NotFoundError, UnavailableError
 from mirror.hedge import Patience, Race
@@ -16,7 +17,9 @@ from mirror.http_client import OPENED, read_descriptor, read_head
 from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, Load, read_names
 from mirror.peer_client import PeerClient
 from mirror.peer_mac import HEADER
+from mirror.registry import SOURCE_HEADER
 from mirror.source import Content
+from mirror.trail import ID_HEADER, READER_HEADER, What
 from mirror.verified import open_verified
 
 if TYPE_CHECKING:
@@ -48,22 +51,14 @@ class Index(Protocol):
         ...
 
 
-class PeersObserver(Protocol):
-    """Is told when a peer was left for another source, for metrics."""
-
-    def failed(self, reason: str) -> None:
-        """`reason` is one word."""
-        ...
-
-
 class Peers:
-    """Content from other nodes (a `Source`), by digest only."""
+    """Content from other nodes (a `Source`), by digest only. They are told this node's `name`, to show it."""
 
-    def __init__(self, index: Index, mac: PeerMac | None, standing: Standing, observer: PeersObserver) -> None:
+    def __init__(self, index: Index, mac: PeerMac | None, standing: Standing, name: str = "") -> None:
         self._index = index
         self._mac = mac
         self._standing = standing
-        self._observer = observer
+        self._name = name
         self._client = PeerClient()
         self._patience = Patience()
 
@@ -104,11 +99,15 @@ class Peers:
         failure: UnavailableError | None = None
         holders = [each for each in self._index.holders(request.digest) if each.target.name not in request.left_out]
         candidates = list(islice(self._standing.ranked(holders), CANDIDATES_MAX))
+        if not candidates:
+            request.trail.note(What.ABSENT, "peer")
         tries = TRIES_MAX
         async with Race(ask, _let_go, self._patience) as race:
             while race.running or (candidates and tries):
                 answered = await race.next(may_hedge=bool(candidates and tries)) if race.running else None
                 if answered is None:
+                    if race.running:
+                        request.trail.note(What.HEDGED, "peer")
                     race.start(candidates.pop(0))
                     tries -= 1
                     continue
@@ -116,9 +115,9 @@ class Peers:
                 try:
                     return answer.result()
                 except NotFoundError:
-                    self._observer.failed("stale")
+                    request.trail.note(What.STALE, "peer", holder.target.name)
                 except _FullError as error:
-                    self._observer.failed("full")
+                    request.trail.note(What.FULL, "peer", holder.target.name)
                     failure = UnavailableError(f"peer {holder.target.name}: {error}")
                     named = [other for other in candidates if other.target.name in error.alternatives]
                     candidates = named + [other for other in candidates if other not in named]
@@ -136,7 +135,8 @@ class Peers:
             except UnavailableError:
                 await answer.aclose()
                 raise
-            return Content(descriptor, positions, answer, "peer", holder.target.name)
+            source = "peer" if answer.headers.get(SOURCE_HEADER, "store") == "store" else "peer_in_flight"
+            return Content(descriptor, positions, answer, "peer", holder.target.name, zone=holder.zone, source=source)
 
         content = await open_verified(open_part, request)
         content.body = _PeerBody(content.body, holder, self._standing, lambda error: self._note(holder, request, error))
@@ -146,7 +146,9 @@ class Peers:
         repository = request.repository
         path = f"/v2/{repository.name}/{request.kind.value}/{request.digest}?ns={repository.registry}"
         byte_range = str(request.range) if request.range is not None and method == "GET" else ""
-        headers = {"Range": byte_range} if byte_range else {}
+        headers = {ID_HEADER: request.trail.id, READER_HEADER: quote(self._name)}
+        if byte_range:
+            headers["Range"] = byte_range
         if self._mac is not None:
             headers[HEADER] = self._mac.sign(holder.target, method, path, byte_range)
         answer = await self._client.ask(holder.url, method, path, headers)
@@ -165,7 +167,7 @@ class Peers:
         """Remember a failure; returns it with the holder's name."""
         name = holder.target.name
         self._standing.fail(holder, error)
-        self._observer.failed("corrupt" if isinstance(error, CorruptError) else "unavailable")
+        request.trail.note(What.CORRUPT if isinstance(error, CorruptError) else What.UNAVAILABLE, "peer", name)
         log.warning("peer %s cannot give %s: %s", name, request.digest, error)
         return UnavailableError(f"peer {name}: {error}")
 

@@ -23,6 +23,7 @@ from mirror.pieces import moved
 from mirror.resuming import resuming
 from mirror.single_flight import Shared
 from mirror.source import FirstOf
+from mirror.trail import What
 from mirror.verified import VERIFY_FIRST_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -87,9 +88,11 @@ class Pull:
             request = request.by_digest((await self.resolve(request)).digest)
         try:
             return await self._store.open(request)
+        except NotFoundError:
+            request.trail.note(What.ABSENT, "store")
         except SourceError as error:
-            if not isinstance(error, NotFoundError):
-                log.warning("the store cannot give %s: %s", request.digest, error)
+            request.trail.note(What.UNAVAILABLE, "store")
+            log.warning("the store cannot give %s: %s", request.digest, error)
         verify = self._verify_all or self._suspicion.doubted(request.digest)
         content = await self._fetch(request, verify=verify)
         size = content.descriptor.size

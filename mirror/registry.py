@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing, contextmanager
+import time
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import unquote
 
 import orjson
 from starlette.applications import Starlette
@@ -24,22 +26,23 @@ from starlette.routing import Route
 
 from mirror.errors import Code, NotFoundError, RefusedError, RequestError, SourceError, UnavailableError
 from mirror.extensions import SPLICE, ZERO_COPY_SEND, ClientGoneError, EndedEarlyError
-from mirror.listings import ListingRequest
-from mirror.oci import ByteRange, Digest, InvalidDigestError, InvalidReferenceError, Kind, Repository, parse_reference
+from mirror.http_request import entity_tag, read_listing, read_request
+from mirror.oci import Kind
 from mirror.pieces import FilePiece, SocketPiece, read_piece
-from mirror.source import Request
+from mirror.trail import READER_HEADER, Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.middleware import Middleware
     from starlette.requests import Request as HttpRequest
     from starlette.types import Receive, Scope, Send
 
     from mirror.listings import Lists
-    from mirror.oci import Descriptor, Reference
+    from mirror.oci import ByteRange, Descriptor
     from mirror.pieces import Piece
     from mirror.source import Content, Source
+    from mirror.trail import Step
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +58,18 @@ JSON: Final = "application/json"
 
 
 class Observer(Protocol):
-    """Is told what was answered, for metrics."""
+    """Is told what becomes of requests (`mirror.trail`)."""
 
-    def answered(self, status: int, origin: str) -> None:
-        """A status line went out; `origin` is where the content comes from, or "" for an error."""
+    def noted(self, step: Step) -> None:
+        """A step was taken for a request."""
         ...
 
-    def sent(self, origin: str, size: int, *, complete: bool) -> None:
-        """An answer ended after `size` bytes of content; `complete` unless source or client broke off."""
+    def answered(self, answer: Answer) -> None:
+        """A status line goes out. Is there content, then `ended` follows."""
+        ...
+
+    def ended(self, answer: Answer) -> None:
+        """The content has been sent, or source or client broke off."""
         ...
 
 
@@ -113,144 +120,89 @@ class Registry:
 
     async def manifest(self, http: HttpRequest) -> Response:
         """A manifest by tag or digest."""
-        return await self._answer(http, Code.MANIFEST_UNKNOWN, self._object(http, Kind.MANIFEST))
+        return await self._answer(http, Code.MANIFEST_UNKNOWN, partial(self._object, Kind.MANIFEST))
 
     async def blob(self, http: HttpRequest) -> Response:
         """A blob by digest."""
-        return await self._answer(http, Code.BLOB_UNKNOWN, self._object(http, Kind.BLOB))
+        return await self._answer(http, Code.BLOB_UNKNOWN, partial(self._object, Kind.BLOB))
 
     async def listing(self, lists: Lists, http: HttpRequest) -> Response:
         """The tags of a repository, or what refers to a manifest."""
-        return await self._answer(http, Code.NAME_UNKNOWN, self._listing(lists, http))
+        return await self._answer(http, Code.NAME_UNKNOWN, partial(self._listing, lists))
 
     async def http_error(self, http: HttpRequest, error: Exception) -> Response:
         """What the router refuses, in OCI's words: pushes are unsupported, other paths unknown."""
         assert isinstance(error, HTTPException)
+        answer = Answer(time.monotonic())
         if error.status_code == 405:
-            return self._error(Code.UNSUPPORTED, "this mirror is read-only: GET and HEAD")
-        return self._error(Code.NAME_UNKNOWN, "no such endpoint")
+            return self._error(answer, Code.UNSUPPORTED, "this mirror is read-only: GET and HEAD")
+        return self._error(answer, Code.NAME_UNKNOWN, "no such endpoint")
 
-    async def _answer(self, http: HttpRequest, unknown: Code, giving: Awaitable[Response]) -> Response:
+    async def _answer(
+        self, http: HttpRequest, unknown: Code, give: Callable[[HttpRequest, Answer], Awaitable[Response]]
+    ) -> Response:
+        answer = Answer(time.monotonic(), unquote(http.headers.get(READER_HEADER, "")))
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
-                return await giving
+                return await give(http, answer)
         except RequestError as error:
-            return self._error(error.code, str(error))
+            return self._error(answer, error.code, str(error))
         except RefusedError as error:
-            return self._refusal(error)
+            return self._refusal(answer, error)
         except NotFoundError as error:
-            return self._error(unknown, str(error))
+            return self._error(answer, unknown, str(error))
         except (SourceError, TimeoutError) as error:
             message = str(error) or f"no source answered within {ANSWER_S_MAX:.0f} s"
             log.warning("no source for %s: %s", http.url.path, message)
-            return self._error(Code.UNAVAILABLE, message)
+            return self._error(answer, Code.UNAVAILABLE, message)
 
-    async def _object(self, http: HttpRequest, kind: Kind) -> Response:
-        request = read_request(http, kind, self._itself)
+    async def _object(self, kind: Kind, http: HttpRequest, answer: Answer) -> Response:
+        request = answer.request = read_request(http, kind, self._itself, self._observer.noted)
         if http.method == "HEAD":
-            return self._description(await self._source.resolve(request))
-        return await self._content(await self._source.open(request), request.range)
+            return self._description(answer, await self._source.resolve(request))
+        return await self._content(answer, await self._source.open(request), request.range)
 
-    async def _listing(self, lists: Lists, http: HttpRequest) -> Response:
+    async def _listing(self, lists: Lists, http: HttpRequest, answer: Answer) -> Response:
         listing = await lists.list(read_listing(http, self._itself))
-        self._observer.answered(200, "upstream")
+        self._answered(answer, 200)
         named = [(name, value) for name, value in http.query_params.multi_items() if name == "ns"]
         return Response(listing.body, headers=listing.headers(http.url.path, named))
 
-    def _description(self, descriptor: Descriptor) -> Response:
-        self._observer.answered(200, "")
+    def _description(self, answer: Answer, descriptor: Descriptor) -> Response:
+        self._answered(answer, 200)
         response = Response(headers=describe(descriptor))
         if descriptor.size is None:
             del response.headers["content-length"]
         return response
 
-    async def _content(self, content: Content, asked: ByteRange | None) -> Response:
+    async def _content(self, answer: Answer, content: Content, asked: ByteRange | None) -> Response:
         positions, size = content.positions, content.descriptor.size
         if positions is None or positions or not size:
-            return ContentResponse(content, asked, self._observer)
+            return ContentResponse(answer, content, asked, self._observer)
         await content.body.aclose()
         return self._error(
+            answer,
             Code.RANGE_INVALID,
             f"the object has {size} bytes",
             {"Content-Range": f"bytes */{size}"},
         )
 
-    def _refusal(self, error: RefusedError) -> Response:
-        self._observer.answered(error.status, "")
+    def _refusal(self, answer: Answer, error: RefusedError) -> Response:
+        self._answered(answer, error.status)
         response = Response(error.body, status_code=error.status)
         for name, value in error.headers:
             response.headers.append(name, value)
         return response
 
-    def _error(self, code: Code, message: str, headers: dict[str, str] | None = None) -> Response:
-        self._observer.answered(code.status, "")
+    def _error(self, answer: Answer, code: Code, message: str, headers: dict[str, str] | None = None) -> Response:
+        self._answered(answer, code.status)
         body = orjson.dumps({"errors": [{"code": code.value, "message": message}]})
         return Response(body, status_code=code.status, media_type=JSON, headers=headers)
 
-
-def read_request(http: HttpRequest, kind: Kind, itself: str) -> Request:
-    """Read path, query and headers into a request that is known to be valid. Raises `RequestError`."""
-    repository = _read_repository(http, itself)
-    text = http.path_params["reference"]
-    with _refused():
-        reference = Digest.parse(text) if kind is Kind.BLOB else parse_reference(text)
-    return Request(
-        repository=repository,
-        kind=kind,
-        reference=reference,
-        range=_read_range(http, reference),
-        accept=", ".join(http.headers.getlist("accept")),
-        authorization=http.headers.get("authorization"),
-    )
-
-
-def read_listing(http: HttpRequest, itself: str) -> ListingRequest:
-    """Read a request for tags or referrers. Raises `RequestError`."""
-    repository = _read_repository(http, itself)
-    subject = http.path_params.get("subject")
-    with _refused():
-        return ListingRequest(
-            repository,
-            Digest.parse(subject) if subject is not None else None,
-            tuple((name, value) for name, value in http.query_params.multi_items() if name != "ns"),
-            http.headers.get("authorization"),
-        )
-
-
-def _read_repository(http: HttpRequest, itself: str) -> Repository:
-    name = http.path_params["name"]
-    registry = itself or http.query_params.get("ns")
-    if registry is None:
-        # podman and skopeo send no `ns`: there the registry is the first component of the path.
-        registry, _, name = name.partition("/")
-        if not name or not ("." in registry or ":" in registry or registry == "localhost"):
-            raise RequestError(Code.NAME_UNKNOWN, "name the registry: ?ns=<registry> or /v2/<registry>/<name>/...")
-    with _refused():
-        return Repository.parse(registry, name)
-
-
-@contextmanager
-def _refused() -> Iterator[None]:
-    """What the grammar refuses, in OCI's words."""
-    try:
-        yield
-    except InvalidDigestError as error:
-        raise RequestError(Code.DIGEST_INVALID, str(error)) from error
-    except InvalidReferenceError as error:
-        raise RequestError(Code.NAME_INVALID, str(error)) from error
-
-
-def _read_range(http: HttpRequest, reference: Reference) -> ByteRange | None:
-    """The part that is asked for; the whole when the client has a part of another object (RFC 9110, "If-Range")."""
-    condition = http.headers.get("if-range")
-    if condition is not None and condition != _entity_tag(reference):
-        return None
-    return ByteRange.parse(http.headers.get("range"))
-
-
-def _entity_tag(reference: Reference) -> str:
-    """The ETag of an object is its digest. What a tag means is not known yet, so it is no entity's tag."""
-    return f'"{reference}"'
+    def _answered(self, answer: Answer, status: int) -> None:
+        """Tell of an answer without content."""
+        answer.status, answer.first_byte_s = status, time.monotonic() - answer.began_at
+        self._observer.answered(answer)
 
 
 def describe(descriptor: Descriptor) -> dict[str, str]:
@@ -258,7 +210,7 @@ def describe(descriptor: Descriptor) -> dict[str, str]:
     headers = {
         "Content-Type": descriptor.media_type,
         "Docker-Content-Digest": str(descriptor.digest),
-        "ETag": _entity_tag(descriptor.digest),
+        "ETag": entity_tag(descriptor.digest),
         "Accept-Ranges": "bytes",
     }
     if descriptor.size is not None:
@@ -285,7 +237,8 @@ class ContentResponse(Response):
     its offset. (A reset, or a complete body with wrong bytes, would fail its pull.)
     """
 
-    def __init__(self, content: Content, asked: ByteRange | None, observer: Observer) -> None:
+    def __init__(self, answer: Answer, content: Content, asked: ByteRange | None, observer: Observer) -> None:
+        self._answer = answer
         self._content = content
         self._observer = observer
         positions, size = content.positions, content.descriptor.size
@@ -305,16 +258,18 @@ class ContentResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head, then piece by piece at the client's pace; stop when it goes away."""
-        self._observer.answered(self.status_code, self._content.origin)
         sender = _Sender(scope, receive, send, length_known=self._length_known)
-        complete = False
+        answer = self._answer
+        answer.status, answer.content, answer.progress = self.status_code, self._content, sender.progress
+        answer.first_byte_s = time.monotonic() - answer.began_at
+        self._observer.answered(answer)
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async with aclosing(self._content.body.pieces()) as pieces:
                 async for piece in pieces:
                     await sender.send(piece)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-            complete = True
+            answer.complete = True
         except UnavailableError as error:
             log.warning("%s broke off after %d bytes: %s", self._content.descriptor.digest, sender.sent, error)
         except ClientGoneError:
@@ -322,7 +277,8 @@ class ContentResponse(Response):
         finally:
             sender.close()
             await self._content.body.aclose()
-            self._observer.sent(self._content.origin, sender.sent, complete=complete)
+            answer.duration_s = time.monotonic() - answer.began_at
+            self._observer.ended(answer)
 
 
 class _Sender:
@@ -346,6 +302,11 @@ class _Sender:
             await self._move(piece, type=SPLICE, socket=piece.socket, count=piece.length, silence_s=piece.silence_s)
         else:
             await self._send_chunks(piece)
+
+    def progress(self) -> int:
+        """How many bytes went out, those of the message under way included."""
+        moving = self._extensions.get(SPLICE)
+        return self.sent + (moving["moved"]() if moving else 0)
 
     def close(self) -> None:
         """Watch the client no longer."""

@@ -10,11 +10,13 @@ from mirror.errors import CorruptError, NoSourceLeftError, SourceError, Unavaila
 from mirror.floor import kept_above_floor
 from mirror.oci import ByteRange
 from mirror.pieces import SocketPiece, moved
+from mirror.trail import What
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from contextlib import AbstractContextManager
 
+    from mirror.floor import Watch
     from mirror.pieces import Piece
     from mirror.source import Body, Content, Request, Source
 
@@ -48,11 +50,12 @@ class ResumingBody:
         """The bytes, from one source or several. Bytes that are known to be wrong are not gone on with."""
         position, stop = self._positions.start, self._positions.stop
         for resumes_left in reversed(range(RESUMES_MAX + 1)):
+            watch: Watch | None = None
             try:
                 async with aclosing(self._body.pieces()) as pieces:
                     async for piece in pieces:
                         may_leave = resumes_left > RESUMES_MAX - SLOW_MAX
-                        with _watched(piece) if may_leave else nullcontext():
+                        with _watched(piece) if may_leave else nullcontext() as watch:
                             yield piece
                         position += moved(piece)
                 return
@@ -64,6 +67,8 @@ class ResumingBody:
                 if not resumes_left:
                     raise NoSourceLeftError(str(error)) from error
                 log.warning("%s broke off at byte %d: %s", self._request.digest, position, error)
+                if watch is not None and watch.left:
+                    self._request.trail.note(What.STALLED, self._content.origin, self._content.givers[-1])
                 await self._body.aclose()
                 self._body = await self._reopen(position, stop)
 
@@ -77,6 +82,7 @@ class ResumingBody:
             await content.body.aclose()
             raise UnavailableError(f"a source gave {content.positions} instead of bytes from {position} on")
         self._content.givers += content.givers
+        self._request.trail.note(What.RESUMED, content.origin, content.holder)
         return content.body
 
     async def aclose(self) -> None:
@@ -84,5 +90,5 @@ class ResumingBody:
         await self._body.aclose()
 
 
-def _watched(piece: Piece) -> AbstractContextManager[None]:
+def _watched(piece: Piece) -> AbstractContextManager[Watch | None]:
     return kept_above_floor(piece.socket) if isinstance(piece, SocketPiece) else nullcontext()

@@ -43,6 +43,10 @@ class Transfers:
         for transfer in list(self._running):
             await transfer.aclose()
 
+    def __len__(self) -> int:
+        """How many objects can be shared now."""
+        return len(self._transfers)
+
     async def join(self, request: Request) -> Content | None:
         """What a transfer under way gives of the object, when it gives that soon."""
         transfer = self._transfers.get(_key(request))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.oci import Digest
 from mirror.pieces import FilePiece, read_piece
+from mirror.trail import Trail
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -31,7 +32,7 @@ class Request:
 
     `authorization` is the client's own header. It goes to the registry named by the repository and to nobody
     else, so it is kept out of every representation. `left_out` names members that are not to be asked again: they
-    began this answer, and broke off.
+    began this answer, and broke off. What is done for the request is noted in its `trail`.
     """
 
     repository: Repository
@@ -41,6 +42,7 @@ class Request:
     accept: str = ""
     authorization: str | None = field(default=None, repr=False)
     left_out: frozenset[str] = frozenset()
+    trail: Trail = field(default_factory=Trail, repr=False, compare=False)
 
     @property
     def digest(self) -> Digest:
@@ -81,8 +83,10 @@ class Content:
     """An open object: what it is, which part of it is given (`positions`), by whom, and the bytes.
 
     `positions` is None when the source did not tell the object's size (then the body is the whole object).
-    `origin` is one of `store`, `peer`, `upstream`; `holder` names the member for `peer`. `givers` are all who gave a
-    part of the bytes: it grows when a body goes on from another source.
+    `origin` is one of `store`, `peer`, `upstream`; `holder` names the member for `peer`, `zone` where that is.
+    `source` is what it counts as: the origin, but `in_flight` when another request here began to fetch it, and
+    `peer_in_flight` when the peer is itself still fetching it. `givers` are all who gave a part of the bytes: it grows
+    when a body goes on from another source.
     """
 
     descriptor: Descriptor
@@ -91,8 +95,11 @@ class Content:
     origin: str
     holder: str = ""
     givers: list[str] = field(default_factory=list)
+    zone: str = ""
+    source: str = ""
 
     def __post_init__(self) -> None:
+        self.source = self.source or self.origin
         if not self.givers:
             self.givers = [self.holder or self.origin]
 

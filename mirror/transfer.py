@@ -16,6 +16,7 @@ import logging
 import os
 from collections import deque
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import UnavailableError
@@ -80,6 +81,7 @@ class Transfer:
         self.descriptor = -1
         self.verifies = file.verifies
         self.closed = False
+        self._counts_as = content.source  # for the request that began it; for those that join, it is in flight
         self._file = file
         self._written = 0
         self._verified = not file.verifies
@@ -114,7 +116,8 @@ class Transfer:
             if isinstance(error, TimeoutError | UnavailableError):
                 return None
             raise
-        return Content(content.descriptor, positions, body, content.origin, content.holder, content.givers)
+        source, self._counts_as = self._counts_as, "in_flight"
+        return replace(content, positions=positions, body=body, source=source)
 
     @property
     def joinable(self) -> bool:

@@ -7,7 +7,7 @@ Manifests are small and need no slot.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from mirror.doors import DoorObserver
+
+class SlotsObserver(Protocol):
+    """Is told how busy the node is, for metrics."""
+
+    def refused(self, reason: str) -> None:
+        """A request was refused; `reason` is one word."""
+        ...
+
+    def uploading(self, uploads: int) -> None:
+        """So many slots are taken now."""
+        ...
 
 
 class UploadSlots:
@@ -30,7 +40,7 @@ class UploadSlots:
     """
 
     def __init__(
-        self, app: ASGIApp, observer: DoorObserver, slots: int, alternatives: Callable[[Digest], Sequence[str]]
+        self, app: ASGIApp, observer: SlotsObserver, slots: int, alternatives: Callable[[Digest], Sequence[str]]
     ) -> None:
         self._app = app
         self._observer = observer
@@ -48,11 +58,15 @@ class UploadSlots:
             self._observer.refused("slots")
             await _refuse(send, load, self._alternatives(digest))
         else:
-            self._uploads += 1
+            self._count(1)
             try:
                 await self._app(scope, receive, _telling(load, send))
             finally:
-                self._uploads -= 1
+                self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._uploads += change
+        self._observer.uploading(self._uploads)
 
 
 def _blob(scope: Scope) -> Digest | None:

@@ -18,6 +18,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -34,14 +35,23 @@ EXIT_CODE: Final = 70
 
 
 class Watchdog:
-    """Watches `loop` from `start` until `stop`. `on_stall` is called on the loop once it turns again."""
+    """Watches `loop` from `start` until `stop`.
+
+    Both are called on the loop: `on_beat` at each turn of the thread, with how late that was (seconds), and `on_stall`
+    once the loop turns again.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, listeners: Sequence[socket.socket], on_stall: Callable[[], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listeners: Sequence[socket.socket],
+        on_stall: Callable[[], None],
+        on_beat: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._loop = loop
         self._listeners = listeners
         self._on_stall = on_stall
+        self._on_beat = on_beat
         self._beats = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -55,17 +65,21 @@ class Watchdog:
         self._stopped.set()
         self._thread.join()
 
-    def _beat(self) -> None:
+    def _ask(self) -> None:
+        self._loop.call_soon_threadsafe(self._beat, time.monotonic())
+
+    def _beat(self, asked_at: float) -> None:
         self._beats += 1
+        self._on_beat(time.monotonic() - asked_at)
 
     def _watch(self) -> None:
         silent_turns = seen = 0
         closed = False
-        self._loop.call_soon_threadsafe(self._beat)
+        self._ask()
         while not self._stopped.wait(TURN_S):
             if self._beats != seen:
                 seen, silent_turns = self._beats, 0
-                self._loop.call_soon_threadsafe(self._beat)
+                self._ask()
                 continue
             silent_turns += 1
             if silent_turns * TURN_S >= CLOSE_AFTER_S and not closed:

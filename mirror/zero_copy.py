@@ -93,7 +93,10 @@ class ZeroCopyProtocol(LimitedProtocol):
         """Offer the extensions; under TLS the bytes must pass through the process to be encrypted."""
         super().on_message_begin()
         if self.scheme == "http":
-            self.scope["extensions"] = {ZERO_COPY_SEND: {}, SPLICE: {}}
+            self.scope["extensions"] = {ZERO_COPY_SEND: {}, SPLICE: {"moved": self._moved}}
+
+    def _moved(self) -> int:
+        return 0 if self._mover is None else self._mover.sent
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         super()._start_asgi_task(cycle, partial(self._run, app, cycle))

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from mirror.trail import Answer, Step
+
 REPOSITORY: Final = Repository.parse("registry.example", "demo/python")
 TAG: Final = Tag.parse("{}.{}".format(*sys.version_info[:2]))
 LOOPBACK: Final = "127.0.0.1"
@@ -87,13 +89,16 @@ class DemoRegistry:
         self.requests = 0
         self.bytes = 0
 
-    def answered(self, status: int, origin: str) -> None:
-        """Count a request (see `mirror.registry.Observer`)."""
+    def noted(self, step: Step) -> None:
+        """A registry has one source (see `mirror.registry.Observer`)."""
+
+    def answered(self, answer: Answer) -> None:
+        """Count a request."""
         self.requests += 1
 
-    def sent(self, origin: str, size: int, *, complete: bool) -> None:
+    def ended(self, answer: Answer) -> None:
         """Count the bytes of an answer."""
-        self.bytes += size
+        self.bytes += answer.progress()
 
     @property
     def url(self) -> str:

@@ -82,7 +82,7 @@ async def main(port: int, layout: Path, *peers_urls: str) -> None:
     index = OneHolder(*(Holder(Target(url, "1"), url, "") for url in peers_urls))
     store: Store = Nothing() if peers_urls else OciLayout(layout, 10**12)
     standing = Standing("", random.Random(), time.monotonic)
-    async with Peers(index, None, standing, metrics.source("peer")) as peers:
+    async with Peers(index, None, standing) as peers:
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         transfers = Transfers(Spool(layout, 0), store, suspicion.blame)
         pull = Pull(store, peers, Nothing(), cluster=index, transfers=transfers, suspicion=suspicion)

@@ -39,7 +39,7 @@ async def main(port: int, directory: Path, url: str, role: str) -> None:
     index = OneHolder(Holder(Target(url, "1"), url, ""))
     standing = Standing("", random.Random(), time.monotonic)
     async with (
-        Peers(index, None, standing, metrics.source("peer")) as peers,
+        Peers(index, None, standing) as peers,
         Upstream(Registries({"registry.test": (Endpoint(url),)})) as upstream,
         Transfers(Spool(directory, SPOOL_BYTES_MAX), Nothing(), lambda _digest, _givers: None) as transfers,
     ):

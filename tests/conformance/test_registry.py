@@ -104,7 +104,7 @@ async def face(
             serving(create_registry(full, metrics.face("upstream"), itself=REGISTRY))
         )
         index = OneHolder(Holder(TARGET, peer_url, "")) if request.param == "peer" else OneHolder()
-        peers = await stack.enter_async_context(Peers(index, MAC, standing, metrics.source("peer")))
+        peers = await stack.enter_async_context(Peers(index, MAC, standing))
         registries = Registries({REGISTRY: (Endpoint(upstream_url),)})
         upstream = await stack.enter_async_context(Upstream(registries))
         store = full if request.param == "store" else empty

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from mirror.oci import ByteRange, Digest, Kind, Repository
 from mirror.peer_mac import HEADER, PeerMac, Target
 from mirror.peers import TRIES_MAX, Peers
 from mirror.source import Request, read_all
+from mirror.trail import Trail, What
 from tests.serving import HOST, Heard, Script, answering, free_port, scripted
 
 DATA = b"0123456789" * 10
@@ -24,11 +26,6 @@ BLOB = Request(Repository("registry.test:5000", "lib/app"), Kind.BLOB, DIGEST, a
 MAC = PeerMac(b"k" * 32)
 BUSY = answering("503 Busy", ["Content-Length: 0"])
 GOOD = answering("200 OK", [f"Content-Length: {len(DATA)}"], DATA)
-
-
-class Failures(list[str]):
-    def failed(self, reason: str) -> None:
-        self.append(reason)
 
 
 class Listed:
@@ -44,11 +41,11 @@ def holder(url: str, name: str, zone: str) -> Holder:
 
 
 @asynccontextmanager
-async def peers_at(*urls: str, failures: Failures | None = None) -> AsyncGenerator[Peers]:
+async def peers_at(*urls: str) -> AsyncGenerator[Peers]:
     """Peers that are asked in the order given: each is in a zone of its own behind the first, by standing."""
     standing = Standing("zone", random.Random(1), asyncio.get_running_loop().time)
     holders = [holder(url, f"peer-{number}", "zone" if not number else "elsewhere") for number, url in enumerate(urls)]
-    async with Peers(Listed(holders), MAC, standing, failures if failures is not None else Failures()) as peers:
+    async with Peers(Listed(holders), MAC, standing, "me") as peers:
         yield peers
 
 
@@ -98,13 +95,13 @@ async def test_a_bad_peer_is_replaced_by_another_one(
     script: Script, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_client, "SILENCE_S", 0.5)
-    failures = Failures()
+    request = replace(BLOB, trail=Trail())
     async with scripted(script) as bad, scripted(GOOD) as good:
-        async with peers_at(bad.url, good.url, failures=failures) as peers:
-            content = await peers.open(BLOB)
+        async with peers_at(bad.url, good.url) as peers:
+            content = await peers.open(request)
             assert await read_all(content.body, 1000) == DATA
             assert content.holder == "peer-1"
-    assert failures == [reason]
+    assert request.trail.steps == [(reason, "peer", "peer-0")]
 
 
 async def test_a_peer_that_failed_is_not_asked_first_again() -> None:
@@ -124,13 +121,13 @@ async def test_a_peer_that_broke_off_in_the_same_answer_is_left_out() -> None:
 
 async def test_a_second_peer_is_asked_when_the_first_is_slow_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hedge, "HEDGE_S_MAX", 0.1)
-    failures = Failures()
+    request = replace(BLOB, trail=Trail())
     async with scripted(hang) as slow, scripted(GOOD) as good:
-        async with peers_at(slow.url, good.url, failures=failures) as peers, asyncio.timeout(1):
-            content = await peers.open(BLOB)
+        async with peers_at(slow.url, good.url) as peers, asyncio.timeout(1):
+            content = await peers.open(request)
             assert await read_all(content.body, 1000) == DATA
     assert content.holder == "peer-1"
-    assert failures == [], "it was only slow"
+    assert request.trail.steps == [(What.HEDGED, "peer", "")], "it was only slow, and is not blamed"
 
 
 async def test_a_dead_peer_costs_one_refused_connection() -> None:

@@ -89,7 +89,7 @@ async def mirror_of(*urls: str) -> AsyncGenerator[Mirror]:
     metrics = Metrics()
     standing = Standing("0", random.Random(1), asyncio.get_running_loop().time)
     index = Listed([Holder(Target(f"peer-{number}", "1"), url, str(number)) for number, url in enumerate(urls)])
-    async with Peers(index, None, standing, metrics.source("peer")) as peers:
+    async with Peers(index, None, standing) as peers:
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         transfers = Transfers(Spool(Path(), 0), Nothing(), suspicion.blame)
         pull = Pull(Nothing(), peers, Down(), cluster=index, transfers=transfers, suspicion=suspicion)
@@ -137,7 +137,7 @@ async def test_a_blob_comes_through_unchanged_over_connections_that_are_used_aga
             assert hashlib.sha256(data).hexdigest() == DIGEST.hex
             assert holder == "peer-0"
         assert len(mirror.peers._client._idle) == 1
-    assert mirror.metrics.bytes.labels("client", "peer")._value.get() == 3 * SIZE
+    assert mirror.metrics.bytes.labels("client", "peer", "registry.test")._value.get() == 3 * SIZE
 
 
 async def test_a_relayed_blob_is_not_read_by_the_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ async def test_a_peer_that_breaks_off_is_replaced_in_the_same_answer(
     assert hashlib.sha256(data).hexdigest() == DIGEST.hex
     assert holder == "peer-0"
     assert len(bad.heard) == 1
-    assert mirror.metrics.source_failures.labels("peer", "unavailable")._value.get() == 1
+    assert mirror.metrics.misses.labels("peer", "unavailable")._value.get() == 1
 
 
 async def test_when_nothing_is_left_the_answer_ends_early_with_fin() -> None:

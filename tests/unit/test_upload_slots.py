@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -21,6 +22,7 @@ from mirror.peers import Peers
 from mirror.pieces import Piece
 from mirror.registry import create_registry
 from mirror.source import Content, Request, read_all
+from mirror.trail import Trail, What
 from mirror.upload_slots import UploadSlots
 from tests.serving import serving
 
@@ -107,11 +109,6 @@ async def test_a_peer_that_leaves_gives_its_slot_back() -> None:
                 await asyncio.sleep(0.01)
 
 
-class Failures(list[str]):
-    def failed(self, reason: str) -> None:
-        self.append(reason)
-
-
 class Listed:
     def __init__(self, *urls: str) -> None:
         self.list = [Holder(Target(f"n{number}", "1"), url, str(number)) for number, url in enumerate(urls)]
@@ -121,17 +118,18 @@ class Listed:
 
 
 async def test_a_full_peer_is_left_for_the_one_that_it_names_and_is_not_blamed() -> None:
-    full, free, metrics, failures = Slow(), Slow(), Metrics(), Failures()
+    full, free, metrics = Slow(), Slow(), Metrics()
+    request = replace(BLOB, trail=Trail())
     free.may_end.set()
     standing = Standing("0", random.Random(1), asyncio.get_running_loop().time)
     async with node(full, metrics, "n5") as busy, node(free, metrics) as named, aiohttp.ClientSession() as session:
         taken = [await session.get(blob(busy)) for _ in range(SLOTS)]
         index = Listed(busy, *["http://127.0.0.1:1"] * 4, named)  # only the named one can be reached within the tries
-        async with Peers(index, None, standing, failures) as peers:
-            content = await peers.open(BLOB)
+        async with Peers(index, None, standing) as peers:
+            content = await peers.open(request)
             assert content.holder == "n5"
             assert await read_all(content.body, 1000) == DATA
-            assert failures == ["full"]
+            assert request.trail.steps == [(What.FULL, "peer", "n0")]
             assert peers.alternatives(DIGEST)[0] != "n0", "it is full, as it said, and so comes after the others"
         for response in taken:
             response.close()
@@ -141,7 +139,7 @@ async def test_when_all_are_full_peers_are_unavailable() -> None:
     standing = Standing("0", random.Random(1), asyncio.get_running_loop().time)
     async with node(Slow(), Metrics()) as url, aiohttp.ClientSession() as session:
         taken = [await session.get(blob(url)) for _ in range(SLOTS)]
-        async with Peers(Listed(url), None, standing, Failures()) as peers:
+        async with Peers(Listed(url), None, standing) as peers:
             with pytest.raises(UnavailableError, match="slots are taken"):
                 await peers.open(BLOB)
         for response in taken:

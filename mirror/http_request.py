@@ -1,0 +1,92 @@
+"""What a client means: path, query and headers of HTTP, read into types that cannot be wrong.
+
+A mirror stands for many registries, and `?ns=` says which. podman and skopeo send none: there it is the first component
+of the path.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mirror.errors import Code, RequestError
+from mirror.listings import ListingRequest
+from mirror.oci import ByteRange, Digest, InvalidDigestError, InvalidReferenceError, Kind, Repository, parse_reference
+from mirror.source import Request
+from mirror.trail import ID_HEADER, Trail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from starlette.requests import Request as HttpRequest
+
+    from mirror.oci import Reference
+    from mirror.trail import Step
+
+
+def read_request(http: HttpRequest, kind: Kind, itself: str, watch: Callable[[Step], None]) -> Request:
+    """Read path, query and headers into a request that is known to be valid. Raises `RequestError`.
+
+    `watch` is told of the steps that are taken for it.
+    """
+    repository = _read_repository(http, itself)
+    text = http.path_params["reference"]
+    with _refused():
+        reference = Digest.parse(text) if kind is Kind.BLOB else parse_reference(text)
+    return Request(
+        repository=repository,
+        kind=kind,
+        reference=reference,
+        range=_read_range(http, reference),
+        accept=", ".join(http.headers.getlist("accept")),
+        authorization=http.headers.get("authorization"),
+        trail=Trail.of(http.headers.get(ID_HEADER), watch),
+    )
+
+
+def read_listing(http: HttpRequest, itself: str) -> ListingRequest:
+    """Read a request for tags or referrers. Raises `RequestError`."""
+    repository = _read_repository(http, itself)
+    subject = http.path_params.get("subject")
+    with _refused():
+        return ListingRequest(
+            repository,
+            Digest.parse(subject) if subject is not None else None,
+            tuple((name, value) for name, value in http.query_params.multi_items() if name != "ns"),
+            http.headers.get("authorization"),
+        )
+
+
+def _read_repository(http: HttpRequest, itself: str) -> Repository:
+    name = http.path_params["name"]
+    registry = itself or http.query_params.get("ns")
+    if registry is None:
+        registry, _, name = name.partition("/")
+        if not name or not ("." in registry or ":" in registry or registry == "localhost"):
+            raise RequestError(Code.NAME_UNKNOWN, "name the registry: ?ns=<registry> or /v2/<registry>/<name>/...")
+    with _refused():
+        return Repository.parse(registry, name)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """What the grammar refuses, in OCI's words."""
+    try:
+        yield
+    except InvalidDigestError as error:
+        raise RequestError(Code.DIGEST_INVALID, str(error)) from error
+    except InvalidReferenceError as error:
+        raise RequestError(Code.NAME_INVALID, str(error)) from error
+
+
+def _read_range(http: HttpRequest, reference: Reference) -> ByteRange | None:
+    """The part that is asked for; the whole when the client has a part of another object (RFC 9110, "If-Range")."""
+    condition = http.headers.get("if-range")
+    if condition is not None and condition != entity_tag(reference):
+        return None
+    return ByteRange.parse(http.headers.get("range"))
+
+
+def entity_tag(reference: Reference) -> str:
+    """The ETag of an object is its digest. What a tag means is not known yet, so it is no entity's tag."""
+    return f'"{reference}"'
