@@ -27,7 +27,7 @@ from mirror.cluster import PEER_PORT, Cluster, group_of
 from mirror.doors import LoopbackDoor, PeerDoor
 from mirror.explain import Explainer
 from mirror.http_server import HttpServer
-from mirror.journal import Journal, Journalist
+from mirror.journal import Journal
 from mirror.local_api import PREFIX, answer_explain, answer_node, create_local_api
 from mirror.metered import Metered
 from mirror.metrics import CONTENT_TYPE, Metrics
@@ -147,8 +147,8 @@ async def create_servers(
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
     journal = Journal()
-    client_door = [Middleware(LoopbackDoor, observer=client_face), Middleware(Journalist, journal=journal)]
-    client_app = create_registry(pull, client_face, client_door, lists=upstream)
+    client_door = [Middleware(LoopbackDoor, observer=client_face)]
+    client_app = create_registry(pull, journal.face("client", client_face), client_door, lists=upstream)
     in_flight = InFlight(transfers)
     explainer = Explainer(store, in_flight, peers, upstream, cluster, index, standing, journal)
     answers = {
@@ -159,7 +159,7 @@ async def create_servers(
     metrics.upload_slots.set(settings.upload_slots)
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
-    peer_app = create_registry(FirstOf([store, in_flight]), peer_face, [*door, slots])
+    peer_app = create_registry(FirstOf([store, in_flight]), journal.face("peer", peer_face), [*door, slots])
     return [
         HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s, client_face),
         HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s, peer_face),

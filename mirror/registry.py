@@ -16,7 +16,6 @@ import time
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import unquote
 
 import orjson
 from starlette.applications import Starlette
@@ -29,7 +28,7 @@ from mirror.extensions import SPLICE, ZERO_COPY_SEND, ClientGoneError, EndedEarl
 from mirror.http_request import entity_tag, read_listing, read_request
 from mirror.oci import Kind
 from mirror.pieces import FilePiece, SocketPiece, read_piece
-from mirror.trail import READER_HEADER, Answer
+from mirror.trail import READER_HEADER, Answer, read_member
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -133,7 +132,7 @@ class Registry:
     async def http_error(self, http: HttpRequest, error: Exception) -> Response:
         """What the router refuses, in OCI's words: pushes are unsupported, other paths unknown."""
         assert isinstance(error, HTTPException)
-        answer = Answer(time.monotonic())
+        answer = Answer(time.monotonic(), http.method)
         if error.status_code == 405:
             return self._error(answer, Code.UNSUPPORTED, "this mirror is read-only: GET and HEAD")
         return self._error(answer, Code.NAME_UNKNOWN, "no such endpoint")
@@ -141,7 +140,7 @@ class Registry:
     async def _answer(
         self, http: HttpRequest, unknown: Code, give: Callable[[HttpRequest, Answer], Awaitable[Response]]
     ) -> Response:
-        answer = Answer(time.monotonic(), unquote(http.headers.get(READER_HEADER, "")))
+        answer = Answer(time.monotonic(), http.method, read_member(http.headers.get(READER_HEADER)))
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
                 return await give(http, answer)
@@ -188,20 +187,20 @@ class Registry:
         )
 
     def _refusal(self, answer: Answer, error: RefusedError) -> Response:
-        self._answered(answer, error.status)
+        self._answered(answer, error.status, str(error))
         response = Response(error.body, status_code=error.status)
         for name, value in error.headers:
             response.headers.append(name, value)
         return response
 
     def _error(self, answer: Answer, code: Code, message: str, headers: dict[str, str] | None = None) -> Response:
-        self._answered(answer, code.status)
+        self._answered(answer, code.status, message)
         body = orjson.dumps({"errors": [{"code": code.value, "message": message}]})
         return Response(body, status_code=code.status, media_type=JSON, headers=headers)
 
-    def _answered(self, answer: Answer, status: int) -> None:
+    def _answered(self, answer: Answer, status: int, message: str = "") -> None:
         """Tell of an answer without content."""
-        answer.status, answer.first_byte_s = status, time.monotonic() - answer.began_at
+        answer.status, answer.message, answer.first_byte_s = status, message, time.monotonic() - answer.began_at
         self._observer.answered(answer)
 
 

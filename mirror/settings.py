@@ -42,6 +42,7 @@ VERIFY: Final = ("runtime", "always")
 LEASE_SEED: Final = "lease:"
 PAGE_SEEDS: Final = ("http://", "https://")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = ("human", "json")
 
 
 class SettingsError(Exception):
@@ -181,6 +182,9 @@ class Settings:
 
     grace_s: float = option(
         read_seconds, "How long running transfers may take to end after SIGTERM, in seconds.", default=20.0
+    )
+    log_format: str = option(
+        choice(LOG_FORMATS), "How the log is written: human, or json with one object a line.", default="human"
     )
     log_level: str = option(choice(LOG_LEVELS), "How much is logged: debug, info, warning or error.", default="info")
 

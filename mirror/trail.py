@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,8 @@ READER_HEADER: Final = "Skvaller-Member"
 """Names the member that asks a peer, percent-encoded; for those who watch, and for nothing else."""
 STEPS_MAX: Final = 32
 """Steps kept of one request. A pull tries a handful of sources; what exceeds this is still counted."""
+
+MEMBER_CHARACTERS_MAX: Final = 253
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -76,6 +79,12 @@ class Step(NamedTuple):
         return f"{self.source} {self.who} {self.what}" if self.who else f"{self.source} {self.what}"
 
 
+def read_member(header: str | None) -> str:
+    """The member that the header names; "" when it is missing or makes no sense (it is shown, and nothing more)."""
+    name = unquote(header or "")
+    return name if len(name) <= MEMBER_CHARACTERS_MAX and name.isprintable() else ""
+
+
 @dataclass(slots=True)
 class Trail:
     """The id of a request and the steps that were taken for it; `watch` is told of each at once."""
@@ -104,6 +113,7 @@ class Answer:
 
     began_at: float
     """By the monotonic clock."""
+    method: str = "GET"
     reader: str = ""
     """The member that asks, as it says; "" for the runtime."""
     request: Request | None = None
@@ -111,6 +121,8 @@ class Answer:
     status: int = 0
     content: Content | None = None
     """None when the client got none."""
+    message: str = ""
+    """Why it got none."""
     first_byte_s: float = 0.0
     """Until the status line, which goes out when the first bytes are at hand."""
     duration_s: float = 0.0

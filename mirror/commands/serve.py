@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,11 +52,9 @@ def run(options: argparse.Namespace) -> int:
     from gossip import GossipError
     from mirror.app import run_agent
     from mirror.http_server import ListenError
+    from mirror.logs import configure_logs
 
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    configure_logs(settings.log_level, settings.log_format)
     code = 1
     try:
         code = uvloop.run(run_agent(settings))

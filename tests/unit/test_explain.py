@@ -10,14 +10,13 @@ from dataclasses import asdict, dataclass, field
 
 import aiohttp
 import pytest
-from starlette.middleware import Middleware
 
 from mirror import explain as explain_module
 from mirror.choice import Holder, Standing
 from mirror.commands.explain import explanation_lines
 from mirror.errors import NotFoundError, RefusedError, SourceError, UnavailableError
 from mirror.explain import Explainer, Explanation, Part
-from mirror.journal import ENTRIES_MAX, Entry, Journal, Journalist
+from mirror.journal import Journal
 from mirror.load import Load
 from mirror.local_api import PREFIX, answer_explain, create_local_api
 from mirror.metrics import Metrics
@@ -253,8 +252,7 @@ async def test_an_image_that_contains_itself_or_has_too_many_objects_ends(monkey
 @asynccontextmanager
 async def asking(world: World) -> AsyncGenerator[aiohttp.ClientSession]:
     """The client face of an agent whose only source is upstream."""
-    face = Metrics().face("client")
-    app = create_registry(world.upstream, face, [Middleware(Journalist, journal=world.journal)])
+    app = create_registry(world.upstream, world.journal.face("client", Metrics().face("client")))
     app.mount(PREFIX, create_local_api({"explain": answer_explain(world.explainer)}))
     async with serving(app) as url, aiohttp.ClientSession(url) as session:
         yield session
@@ -299,11 +297,3 @@ async def test_what_cannot_be_explained_is_an_error_in_a_sentence(question: str,
     async with asking(World()) as session, session.get(f"{PREFIX}/{question}") as response:
         assert response.status == status
         assert (await response.json())["error"]
-
-
-def test_a_journal_keeps_the_latest() -> None:
-    journal = Journal()
-    for number in range(ENTRIES_MAX + 1):
-        journal.note("r", str(number), Entry(0.0, "GET", 200, 0.0))
-    assert journal.last("r", "0") is None
-    assert journal.last("r", str(ENTRIES_MAX)) is not None
