@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import secrets
 import signal
 import time
 from contextlib import AsyncExitStack, suppress
@@ -21,20 +22,24 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gossip import ClusterSecret, Config, Node
+from mirror.authorization import Authorization
+from mirror.belonging import Belonging
 from mirror.bootstrap import Bootstrap
 from mirror.choice import Standing
 from mirror.cluster import PEER_PORT, Cluster, group_of
+from mirror.control import control_routes
 from mirror.doors import LoopbackDoor, PeerDoor
 from mirror.explain import Explainer
+from mirror.gate import Gate, Switched
 from mirror.http_server import HttpServer
 from mirror.journal import Journal
+from mirror.live import LiveSettings
 from mirror.local_api import PREFIX, answer_explain, answer_node, create_local_api
 from mirror.metered import Metered
 from mirror.metrics import CONTENT_TYPE, Metrics
 from mirror.peer_mac import KEY_LABEL, PeerMac
 from mirror.peers import Peers
 from mirror.pull import Pull
-from mirror.registries import Registries
 from mirror.registry import create_registry
 from mirror.single_flight import InFlight, Transfers
 from mirror.source import FirstOf
@@ -42,6 +47,7 @@ from mirror.spool import Spool
 from mirror.stores.containerd import ContainerdSettings, ContainerdStore
 from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion, TrustedIndex
+from mirror.tags import Tags
 from mirror.upload_slots import UploadSlots
 from mirror.upstream import Upstream
 from mirror.version import installed_version
@@ -49,9 +55,12 @@ from mirror.watchdog import EXIT_CODE, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from starlette.requests import Request
 
+    from mirror.oci import Repository, Tag
+    from mirror.policy import Policy
     from mirror.settings import Settings
     from mirror.stores import Store
 
@@ -61,8 +70,10 @@ LISTING_S_MAX: Final = 2.0
 """How long the start waits for the store's first listing; a runtime that is away must not keep the agent away."""
 
 
-async def run_agent(settings: Settings) -> int:
+async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path | None) -> int:
     """Run an agent until SIGTERM or SIGINT; returns the process's exit code.
+
+    `load` reads the settings again when `file` changes, or at SIGHUP; it raises `mirror.settings.SettingsError`.
 
     Raises `mirror.http_server.ListenError`, `gossip.GossipError` and `OSError`, alone or in a group, when it cannot
     start or go on.
@@ -77,6 +88,8 @@ async def run_agent(settings: Settings) -> int:
         stopping.set()
 
     metrics = Metrics(settings.zone, installed_version())
+    live = LiveSettings(settings, load, file, metrics.live())
+    loop.add_signal_handler(signal.SIGHUP, live.reload)
     store = create_store(settings)
     secret = ClusterSecret.from_file(settings.secret_file) if settings.secret_file else None
     bootstrap = Bootstrap(settings.seeds, settings.own_seed, os.environ)
@@ -86,7 +99,7 @@ async def run_agent(settings: Settings) -> int:
     suspicion = Suspicion(time.monotonic, lambda: store.answering_since, metrics.suspicion())
     async with AsyncExitStack() as stack:
         servers = await create_servers(
-            stack, settings, metrics, store=store, node=node, cluster=cluster, suspicion=suspicion, secret=secret
+            stack, live, settings, metrics, store=store, node=node, cluster=cluster, suspicion=suspicion, secret=secret
         )
         servers.append(HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1))
         for server in servers:
@@ -98,7 +111,10 @@ async def run_agent(settings: Settings) -> int:
         stack.callback(watchdog.stop)
         membership = await stack.enter_async_context(AsyncExitStack())
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(cluster.advertise(store, suspicion.heard, metrics.store_event))]
+            background = [
+                tasks.create_task(cluster.advertise(store, suspicion.heard, metrics.store_event)),
+                tasks.create_task(live.watch()),
+            ]
             # What the store has when the node joins need not be sent to those who remember it from before.
             with suppress(TimeoutError):
                 await asyncio.wait_for(cluster.listed.wait(), LISTING_S_MAX)
@@ -121,6 +137,7 @@ async def run_agent(settings: Settings) -> int:
 
 async def create_servers(
     stack: AsyncExitStack,
+    live: LiveSettings,
     settings: Settings,
     metrics: Metrics,
     *,
@@ -131,24 +148,34 @@ async def create_servers(
     secret: ClusterSecret | None,
 ) -> list[HttpServer]:
     """The client face, which answers from everywhere, and the peer face, which answers from this node alone."""
+
+    def policy() -> Policy:
+        return live.policy
+
+    def invalidate(repository: Repository, tag: Tag) -> None:
+        cluster.invalidate(repository, tag, time.time())
+
     mac = PeerMac(*secret.derive_all(KEY_LABEL)) if secret else None
     standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
     index = TrustedIndex(cluster, suspicion)
     peers = await stack.enter_async_context(Peers(index, mac, standing, settings.name))
-    upstream = await stack.enter_async_context(Upstream(create_registries(settings)))
+    upstream = await stack.enter_async_context(Upstream(live.registries))
     registries = Metered(upstream, metrics.fetched)
     spool = Spool(settings.spool_dir, settings.spool_bytes_max)
     transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
     metrics.count_transfers(lambda: len(transfers))
     verify_all = settings.verify == "always"
-    pull = Pull(
-        store, peers, registries, cluster=cluster, transfers=transfers, suspicion=suspicion, verify_all=verify_all
-    )
+    holdings = Belonging(store, policy)
+    pull = Pull(holdings, peers, registries, transfers=transfers, suspicion=suspicion, verify_all=verify_all)
+    authorization = Authorization(upstream, policy, clock=time.time, key=secrets.token_bytes(32))
+    tags = Tags(pull, authorization, cluster, policy, remember=store.remember, clock=time.time)
+    gate = Gate(pull, upstream, tags, authorization, policy)
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
     journal = Journal()
     client_door = [Middleware(LoopbackDoor, observer=client_face)]
-    client_app = create_registry(pull, journal.face("client", client_face), client_door, lists=upstream)
+    client_app = create_registry(gate, journal.face("client", client_face), client_door, lists=gate)
+    client_app.routes.extend(control_routes(live, invalidate))
     in_flight = InFlight(transfers)
     explainer = Explainer(store, in_flight, peers, upstream, cluster, index, standing, journal)
     answers = {
@@ -157,18 +184,14 @@ async def create_servers(
     }
     client_app.mount(PREFIX, create_local_api(answers))
     metrics.upload_slots.set(settings.upload_slots)
+    given = Switched(FirstOf([holdings, in_flight]), policy)
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
-    peer_app = create_registry(FirstOf([store, in_flight]), journal.face("peer", peer_face), [*door, slots])
+    peer_app = create_registry(given, journal.face("peer", peer_face), [*door, slots])
     return [
         HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s, client_face),
         HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s, peer_face),
     ]
-
-
-def create_registries(settings: Settings) -> Registries:
-    """Where the registries are that the settings name."""
-    return Registries({name: each.endpoints for name, each in settings.registries.items()})
 
 
 def create_store(settings: Settings) -> Store:

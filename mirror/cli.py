@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from mirror.commands import complain, configure, demo, explain, serve, untaint
+from mirror.commands import complain, configure, control, demo, explain, serve, untaint
 from mirror.settings import SettingsError
 from mirror.version import installed_version
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE_ERROR = 2
-COMMANDS = (serve, configure, explain, demo, untaint)
+COMMANDS = (serve, configure, explain, control, demo, untaint)
 """In the order of `--help`."""
 
 

@@ -3,19 +3,27 @@
 Two kinds of element, as bytes that are opaque to gossip:
 
 - *content*: `<algorithm><digest>`. This node can serve the object.
-- *tag*: `T<at><algorithm><digest><registry>/<name>:<tag>`, with `at` in seconds of Unix time (8 bytes, big-endian).
-  This node learned then that the tag means the digest: last-known knowledge, never an authority on freshness. The
-  tags of one name form a *group*, through which they are found; the latest counts. (Clocks of nodes differ; a
-  registry that answers is always asked first.)
+- *tag*: `<word><at><algorithm><digest><registry>/<name>:<tag>`, with `at` in seconds of Unix time (8 bytes,
+  big-endian). The elements of one name form a *group*, through which they are found. There are three words:
+  `T`, this node's store has the object under this name since then, whoever gave it the name (a runtime also dates
+  what it pulled long ago, imported or named itself); `V`, this node *verified* the name then: it asked the registry;
+  `I`, what was verified until then is no longer to be believed (without a digest).
 
 `<algorithm>` is one byte, the digest its raw bytes, so a content element is 33 bytes for sha256.
+
+What is known of a tag is `Known`: whether it is fresh, verified elements alone say; a node whose runtime holds an old
+image cannot make it stale. When the registry is away the last verified meaning counts, and only without one what
+stores have. Verified elements count for a day, so that one that nobody renewed does not outlive what stores know.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import aclosing
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from mirror.choice import Holder
@@ -37,8 +45,19 @@ PEER_PORT: Final = "peer_port"
 
 _ALGORITHMS: Final = {"sha256": b"\x01", "sha512": b"\x02"}
 _LENGTHS: Final = {1: ("sha256", 32), 2: ("sha512", 64)}
-_TAG: Final = b"T"
+_STORED: Final = b"T"
+_VERIFIED: Final = b"V"
+_INVALIDATED: Final = b"I"
 _AT_BYTES: Final = 8
+
+VERIFIED_S_MAX: Final = 24 * 3600
+"""How long a verified tag counts for anything, and how long an invalidation is kept."""
+RENEWAL_S: Final = 10
+"""How old this node's element may be before verifying its tag again makes a new one: each costs all nodes a message."""
+SKEW_S_MAX: Final = 60
+"""What lies further in the future is not believed: the clock of whoever wrote it is wrong."""
+VERIFIED_MAX: Final = 4096
+"""Verified tags and invalidations of this node; the oldest go first."""
 
 
 def content_key(digest: Digest) -> bytes:
@@ -51,27 +70,72 @@ def tag_group(repository: Repository, tag: Tag) -> bytes:
     return f"{repository}:{tag}".encode()
 
 
-def tag_key(repository: Repository, tag: Tag, digest: Digest, at: int) -> bytes:
-    """The element that says that its owner saw the tag mean the digest."""
-    return _TAG + at.to_bytes(_AT_BYTES, "big") + content_key(digest) + tag_group(repository, tag)
+class Word(Enum):
+    """What an element says of a tag; see above."""
+
+    STORED = _STORED
+    VERIFIED = _VERIFIED
+    INVALIDATED = _INVALIDATED
 
 
-def read_tag_key(key: bytes) -> tuple[int, Digest, bytes] | None:
-    """When, which digest and which group; None for an element that is no tag. (Any member can send anything.)"""
-    if key[:1] != _TAG or len(key) < 2 + _AT_BYTES:
-        return None
-    algorithm, length = _LENGTHS.get(key[1 + _AT_BYTES], ("", 0))
-    start = 2 + _AT_BYTES
-    raw, group = key[start : start + length], key[start + length :]
-    if not length or len(raw) != length or not group:
-        return None
-    return int.from_bytes(key[1 : 1 + _AT_BYTES], "big"), Digest(algorithm, raw.hex()), group
+@dataclass(frozen=True, slots=True)
+class TagElement:
+    """One element about a tag; `digest` is None just for an invalidation."""
+
+    word: Word
+    at: int
+    digest: Digest | None
+    group: bytes
+
+    @property
+    def key(self) -> bytes:
+        """The element's bytes."""
+        digest = content_key(self.digest) if self.digest else b""
+        return self.word.value + self.at.to_bytes(_AT_BYTES, "big") + digest + self.group
+
+    @classmethod
+    def parse(cls, key: bytes) -> TagElement | None:
+        """Read an element; None for one that is no tag. (Any member can send anything.)"""
+        word = _WORDS.get(key[:1])
+        if word is None or len(key) < 2 + _AT_BYTES:
+            return None
+        at, rest = int.from_bytes(key[1 : 1 + _AT_BYTES], "big"), key[1 + _AT_BYTES :]
+        if word is Word.INVALIDATED:
+            return cls(word, at, None, rest)
+        algorithm, length = _LENGTHS.get(rest[0], ("", 0))
+        raw, group = rest[1 : 1 + length], rest[1 + length :]
+        if not length or len(raw) != length or not group:
+            return None
+        return cls(word, at, Digest(algorithm, raw.hex()), group)
+
+
+_WORDS: Final = {word.value: word for word in Word}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the cluster knows of a tag: when it was last verified, to mean which digest; what stores last had."""
+
+    verified: Digest | None = None
+    verified_at: int = 0
+    stored: Digest | None = None
+    invalidated_at: int = 0
+
+    @property
+    def last(self) -> Digest | None:
+        """The last that it was known to mean."""
+        return self.verified or self.stored
+
+    def fresh(self, now: float, ttl_s: float) -> Digest | None:
+        """What it means, if that was verified less than `ttl_s` ago and not invalidated since."""
+        is_fresh = now - ttl_s < self.verified_at <= now + SKEW_S_MAX and self.verified_at > self.invalidated_at
+        return self.verified if is_fresh else None
 
 
 def group_of(key: bytes) -> bytes | None:
     """Tells gossip's index which elements to find by name."""
-    tag = read_tag_key(key)
-    return tag[2] if tag else None
+    element = TagElement.parse(key)
+    return element.group if element else None
 
 
 class Cluster:
@@ -80,6 +144,7 @@ class Cluster:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._tags: dict[tuple[Repository, Tag], bytes] = {}
+        self._said: dict[tuple[Word, bytes], TagElement] = {}  # the oldest comes first
         self.listed = asyncio.Event()
         """Set once the store has said what it has."""
 
@@ -93,11 +158,40 @@ class Cluster:
         holders = (_holder(member, suspect=self._node.ranked_last(member.name)) for member in members)
         return [holder for holder in holders if holder is not None]
 
+    def known(self, repository: Repository, tag: Tag, now: float) -> Known:
+        """What this node and the others know of a tag."""
+        latest: dict[Word, tuple[int, Digest | None]] = {}
+        for key in self._node.keys_in_group(tag_group(repository, tag)):
+            element = TagElement.parse(key)
+            if element is None:
+                continue
+            if element.word is not Word.STORED and not now - VERIFIED_S_MAX < element.at <= now + SKEW_S_MAX:
+                continue
+            latest[element.word] = max(latest.get(element.word, (-1, None)), (element.at, element.digest))
+        verified_at, verified = latest.get(Word.VERIFIED, (0, None))
+        return Known(
+            verified,
+            verified_at,
+            latest.get(Word.STORED, (0, None))[1],
+            latest.get(Word.INVALIDATED, (0, None))[0],
+        )
+
     def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
-        """What the tag was last seen to mean, by this node or another."""
-        known = (read_tag_key(key) for key in self._node.keys_in_group(tag_group(repository, tag)))
-        latest = max((entry for entry in known if entry), default=None)
-        return latest[1] if latest else None
+        """The last that a tag was known to mean, however long ago."""
+        return self.known(repository, tag, time.time()).last
+
+    def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float) -> None:
+        """The registry said just now what a tag means: let all nodes know."""
+        group = tag_group(repository, tag)
+        own = self._said.get((Word.VERIFIED, group))
+        if own and own.digest == digest and self.known(repository, tag, now).fresh(now, RENEWAL_S) == digest:
+            return
+        self._say(TagElement(Word.VERIFIED, int(now), digest, group), now)
+
+    def invalidate(self, repository: Repository, tag: Tag, now: float) -> None:
+        """Let no node believe any more what was verified of a tag until now, be it by a clock that is ahead."""
+        at = max(int(now), self.known(repository, tag, now).verified_at)
+        self._say(TagElement(Word.INVALIDATED, at, None, tag_group(repository, tag)), now)
 
     async def advertise(self, store: Store, *listeners: Callable[[StoreEvent], None]) -> None:
         """Keep this node's elements equal to what its store can serve, for as long as the agent runs.
@@ -120,11 +214,23 @@ class Cluster:
                 self._node.remove(content_key(digest))
             case TagSet(repository, tag, digest, at):
                 self._forget_tag(repository, tag)
-                key = tag_key(repository, tag, digest, at)
+                key = TagElement(Word.STORED, at, digest, tag_group(repository, tag)).key
                 self._tags[repository, tag] = key
                 self._node.add(key)
             case _:
                 self._forget_tag(event.repository, event.tag)
+
+    def _say(self, element: TagElement, now: float) -> None:
+        name = (element.word, element.group)
+        if before := self._said.pop(name, None):
+            self._node.remove(before.key)
+        self._said[name] = element
+        self._node.add(element.key)
+        for name, said in list(self._said.items()):
+            if len(self._said) <= VERIFIED_MAX and said.at > now - VERIFIED_S_MAX:
+                return
+            del self._said[name]
+            self._node.remove(said.key)
 
     def _forget_tag(self, repository: Repository, tag: Tag) -> None:
         if key := self._tags.pop((repository, tag), None):

@@ -7,10 +7,11 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlencode
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
 ANSWER_S_MAX: Final = 30.0
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -37,10 +38,23 @@ def add_agent_option(parser: argparse.ArgumentParser) -> None:
 
 def ask_agent(url: str, question: str, **query: str) -> Any:
     """The agent's answer, as JSON. Raises `AgentError`."""
-    address = f"{url.rstrip('/')}/-/api/{question}" + (f"?{urlencode(query)}" if query else "")
+    return _send("GET", url, f"/-/api/{question}", query)
+
+
+def control_agent(url: str, what: str, **query: str) -> Any:
+    """Have the agent do something (`mirror.control`), or tell how it stands if there is nothing to do.
+
+    Its answer, as JSON. Raises `AgentError`.
+    """
+    return _send("POST" if query else "GET", url, f"/-/{what}", query)
+
+
+def _send(method: str, url: str, path: str, query: Mapping[str, str]) -> Any:
+    address = url.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
+    request = Request(address, method=method)  # noqa: S310 - the user's own word for where the agent is
     opener = build_opener(ProxyHandler({}))  # an agent on loopback is never behind a proxy
     try:
-        with opener.open(address, timeout=ANSWER_S_MAX) as response:
+        with opener.open(request, timeout=ANSWER_S_MAX) as response:
             return json.loads(response.read(ANSWER_BYTES_MAX))
     except HTTPError as error:
         raise AgentError(_reason(error)) from error

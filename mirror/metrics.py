@@ -95,6 +95,8 @@ class Metrics:
         )
         self._gauge("build_info", "Always 1; the version is in the label.", "version").labels(version).set(1)
         ProcessCollector(registry=self.registry)
+        self.mirrors = self._gauge("mirroring", "Whether anything is mirrored (the kill switch).")
+        self.reloads = self._counter("reloads", "Times that the settings were read again while it ran.", "result")
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"skvaller_{name}", help_text, labels, registry=self.registry)
@@ -124,6 +126,10 @@ class Metrics:
     def count_transfers(self, transfers: Callable[[], int]) -> None:
         """Export how many objects are in flight; it is read at each scrape."""
         self.transfers.set_function(transfers)
+
+    def live(self) -> LiveObserver:
+        """The observer of the settings in force."""
+        return LiveObserver(self)
 
     def collect_from(self, node: Node) -> None:
         """Export the numbers that the gossip node keeps itself; they are read at each scrape."""
@@ -209,3 +215,18 @@ class SuspicionObserver:
     def blamed(self) -> None:
         """Count wrong bytes."""
         self._metrics.blamed.inc()
+
+
+class LiveObserver:
+    """Tells which settings are in force (a `mirror.live.LiveObserver`)."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def mirroring(self, *, on: bool) -> None:
+        """Set the kill switch."""
+        self._metrics.mirrors.set(on)
+
+    def reloaded(self, *, good: bool) -> None:
+        """Count a reload."""
+        self._metrics.reloads.labels("done" if good else "refused").inc()

@@ -3,22 +3,19 @@
 - By digest: this node's store, then a peer, then the registry. What is in flight here already is shared.
 - What no peer has is a transfer (`mirror.transfer`), and so is what the store keeps as it passes through. Everything
   else is a plain relay: complete holders exist, so whoever comes next needs no copy of it here.
-- By tag: the registry says what a tag means now (a HEAD with the client's own credentials); the bytes then come by
-  digest. Only when the registry does not answer is the last that this node or the cluster knew good enough.
 - An object that breaks off goes on at the same offset from the next source, within the same answer.
 - What is in doubt (`mirror.suspicion`) or always to be verified is hashed on its way, and its end held back.
 
-`Pull` is itself a `Source`, made of others.
+`Pull` is itself a `Source`, made of others. All is by digest: what a tag means is explained before (`mirror.tags`).
 """
 
 from __future__ import annotations
 
 import logging
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from mirror.errors import NotFoundError, SourceError, UnavailableError
-from mirror.oci import Descriptor, Digest, Tag
+from mirror.errors import NotFoundError, SourceError
 from mirror.pieces import moved
 from mirror.resuming import resuming
 from mirror.single_flight import Shared
@@ -29,22 +26,14 @@ from mirror.verified import VERIFY_FIRST_BYTES_MAX
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from mirror.oci import Repository
+    from mirror.oci import Descriptor
     from mirror.pieces import Piece
     from mirror.single_flight import Transfers
     from mirror.source import Content, Request, Source
-    from mirror.stores import Store
+    from mirror.stores import Holdings
     from mirror.suspicion import Suspicion
 
 log = logging.getLogger(__name__)
-
-
-class LastKnown(Protocol):
-    """What the cluster last knew of tags."""
-
-    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
-        """The digest that some node most recently saw the tag mean."""
-        ...
 
 
 class Pull:
@@ -52,40 +41,28 @@ class Pull:
 
     def __init__(
         self,
-        store: Store,
+        store: Holdings,
         peers: Source,
         upstream: Source,
         *,
-        cluster: LastKnown,
         transfers: Transfers,
         suspicion: Suspicion,
         verify_all: bool = False,
     ) -> None:
         self._store = store
-        self._upstream = upstream
         self._elsewhere = FirstOf([peers, upstream])
         self._elsewhere_shared = FirstOf([peers, Shared(transfers, upstream, self._elsewhere)])
         self._anywhere = FirstOf([store, peers, upstream])
-        self._cluster = cluster
         self._transfers = transfers
         self._suspicion = suspicion
         self._verify_all = verify_all
 
     async def resolve(self, request: Request) -> Descriptor:
-        """Say what is meant; a tag is upstream's to explain as long as it answers."""
-        if isinstance(request.reference, Digest):
-            return await self._anywhere.resolve(request)
-        try:
-            descriptor = await self._upstream.resolve(request)
-        except UnavailableError as error:
-            return await self._resolve_without_upstream(request, error)
-        await self._store.remember(request, descriptor.digest)
-        return descriptor
+        """Describe an object: by the first source that has it."""
+        return await self._anywhere.resolve(request)
 
     async def open(self, request: Request) -> Content:
         """Open an object; see the module's docstring for the order of sources."""
-        if not isinstance(request.reference, Digest):
-            request = request.by_digest((await self.resolve(request)).digest)
         try:
             return await self._store.open(request)
         except NotFoundError:
@@ -109,14 +86,6 @@ class Pull:
         else:
             content = await self._transfers.join(request) or await self._elsewhere_shared.open(request)
         return resuming(elsewhere, request, content)
-
-    async def _resolve_without_upstream(self, request: Request, failure: UnavailableError) -> Descriptor:
-        assert isinstance(request.reference, Tag)
-        known = self._cluster.last_known(request.repository, request.reference)
-        if known is None:
-            raise failure
-        log.warning("%s:%s is the cluster's last known: %s", request.repository, request.reference, failure)
-        return await self._anywhere.resolve(request.by_digest(known))
 
 
 class _WatchedBody:

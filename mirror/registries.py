@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 FOR_ALL: Final = "_default"
@@ -95,16 +95,30 @@ class Registries:
     @property
     def configured_urls(self) -> tuple[str, ...]:
         """Where the operator wants us to go, whatever address that is."""
-        endpoints = [endpoint for each in self._configured.values() for endpoint in each]
-        for taken in self._taken.values():
-            endpoints += [*taken.mirrors, *([taken.itself] if taken.itself else [])]
-        return tuple(endpoint.url for endpoint in endpoints)
+        return tuple(endpoint.url for endpoint in self._all())
+
+    @property
+    def files(self) -> list[Path]:
+        """The certificates and keys in use."""
+        files: list[Path] = []
+        for endpoint in self._all():
+            files += endpoint.ca_files
+            files += [file for pair in endpoint.client_certificates for file in pair if file]
+        return files
 
     def context(self, endpoint: Endpoint) -> ssl.SSLContext | bool:
         """How TLS is spoken with an endpoint, as aiohttp takes it. Raises `OSError` for files that are of no use."""
         if endpoint not in self._contexts:
             self._contexts[endpoint] = _context(endpoint)
         return self._contexts[endpoint]
+
+    def _all(self) -> Iterator[Endpoint]:
+        for endpoints in self._configured.values():
+            yield from endpoints
+        for taken in self._taken.values():
+            yield from taken.mirrors
+            if taken.itself:
+                yield taken.itself
 
 
 def _context(endpoint: Endpoint) -> ssl.SSLContext | bool:

@@ -21,18 +21,21 @@ import aiohttp
 from yarl import URL
 
 from mirror.address_guard import AddressGuard
+from mirror.challenge import read_token
 from mirror.errors import OverQuotaError, RefusedError, UnavailableError
 from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, refuse_encoded, timeout
 from mirror.listings import LISTING_BYTES_MAX, Listing
 from mirror.oci import MANIFEST_BYTES_MAX, Descriptor, Digest
+from mirror.registries import Endpoint
 from mirror.source import read_all
 from mirror.verified import open_verified
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from mirror.challenge import Challenge
     from mirror.listings import ListingRequest
-    from mirror.registries import Endpoint, Registries
+    from mirror.registries import Registries
     from mirror.source import Content, Request
 
     _Ask = Callable[[str, Request], Awaitable[aiohttp.ClientResponse]]
@@ -43,6 +46,7 @@ READ_TIMEOUT_S: Final = 10.0
 gives up on an answer after 30 s."""
 REDIRECTS_MAX: Final = 5
 REFUSAL_BYTES_MAX: Final = 64 * 1024
+TOKEN_BYTES_MAX: Final = 64 * 1024
 
 MIRROR_S_MAX: Final = 4.0
 """How long a mirror before the registry may take to answer; with the two waits above it stays below 25 s."""
@@ -87,6 +91,27 @@ class Upstream:
     async def open(self, request: Request) -> Content:
         """Open by digest; small objects come back verified."""
         return await open_verified(self._open, request)
+
+    async def token_for_anybody(self, registry: str, challenge: Challenge) -> str:
+        """A token as nobody in particular, from where the registry's challenge says. Raises `UnavailableError`.
+
+        A registry that is reached by TLS must not lead elsewhere: the token would let others in its place.
+        """
+        itself = self._registries.endpoints(registry)[-1]
+        if itself.url.startswith("https:") and not challenge.realm.startswith("https:"):
+            raise UnavailableError(f"{registry} names a token server without TLS")
+        response = await self._send("GET", registry, Endpoint(challenge.url), "", {})
+        try:
+            if response.status != 200:
+                raise UnavailableError(f"the token server of {registry} answered {response.status}")
+            token = read_token(await response.content.read(TOKEN_BYTES_MAX))
+        except CLIENT_ERRORS as error:
+            raise UnavailableError(f"the token server of {registry} broke off: {reason(error)}") from error
+        finally:
+            response.close()
+        if token is None:
+            raise UnavailableError(f"the token server of {registry} gave no token")
+        return token
 
     async def list(self, request: ListingRequest) -> Listing:
         """Ask for one page of a list of tags or referrers."""

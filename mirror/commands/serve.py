@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,10 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run until SIGTERM."""
     flags = {setting.name: getattr(options, setting.name) for setting in fields(Settings) if setting.name in options}
-    file = options.config or os.environ.get("SKVALLER_CONFIG")
-    settings = load(flags, os.environ, Path(file) if file else None)
+    config = options.config or os.environ.get("SKVALLER_CONFIG")
+    file = Path(config) if config else None
+    read = partial(load, flags, os.environ, file)
+    settings = read()
 
     import uvloop
 
@@ -57,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     configure_logs(settings.log_level, settings.log_format)
     code = 1
     try:
-        code = uvloop.run(run_agent(settings))
+        code = uvloop.run(run_agent(settings, read, file))
     except* (ListenError, GossipError, OSError) as group:
         for error in _leaves(group):
             complain(error)

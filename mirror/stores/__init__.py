@@ -86,7 +86,16 @@ class Ingest(Protocol):
         ...
 
 
-class Store(Source, Protocol):
+class Holdings(Source, Protocol):
+    """What this node has, as a pull sees it."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what passes through is kept here."""
+        ...
+
+
+class Store(Holdings, Protocol):
     """This node's own content."""
 
     def watch(self) -> AsyncGenerator[list[StoreEvent], None]:
@@ -99,13 +108,15 @@ class Store(Source, Protocol):
         ...
 
     @property
-    def keeps(self) -> bool:
-        """Whether this store keeps what passes through."""
-        ...
-
-    @property
     def answering_since(self) -> float | None:
         """Since when (`time.monotonic`) the runtime that commits into this store answers; None: it does not."""
+        ...
+
+    async def origins(self, digest: Digest) -> frozenset[Repository]:
+        """The repositories that an object is known to belong to; none for one that is nobody's, or not here.
+
+        Raises `UnavailableError` when that cannot be found out now.
+        """
         ...
 
     async def ingest(self, request: Request, size: int) -> Ingest | None:

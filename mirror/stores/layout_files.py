@@ -36,11 +36,14 @@ from mirror.oci import (
     manifest_media_type,
 )
 from mirror.stores.layout_index import BrokenIndexError, LayoutIndex
+from mirror.stores.origins import note_origins, read_origins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from io import FileIO
     from pathlib import Path
+
+    from mirror.oci import Repository
 
 INDEX_BYTES_MAX: Final = 32 * 1024 * 1024
 """A larger index.json is taken for broken."""
@@ -206,9 +209,13 @@ class LayoutFiles:
                 raise
         return after
 
-    def begin(self, digest: Digest, bytes_max: int) -> PartialBlob:
-        """A blob that is to come. Does not block: its file is made by the first write."""
-        return PartialBlob(digest, bytes_max, self._temporary(), self._blob(digest))
+    def begin(self, digest: Digest, bytes_max: int, origin: Repository) -> PartialBlob:
+        """A blob that is to come from a repository. Does not block: its file is made by the first write."""
+        return PartialBlob(digest, bytes_max, self._temporary(), self._blob(digest), origin)
+
+    def origins(self, digest: Digest) -> frozenset[Repository]:
+        """The repositories that a blob is known to belong to."""
+        return read_origins(self._blob(digest))
 
     def _blob(self, digest: Digest) -> Path:
         return self.path / "blobs" / digest.algorithm / digest.hex
@@ -227,8 +234,9 @@ class PartialBlob:
     gives the file up from another one.
     """
 
-    def __init__(self, digest: Digest, bytes_max: int, temporary: Path, target: Path) -> None:
+    def __init__(self, digest: Digest, bytes_max: int, temporary: Path, target: Path, origin: Repository) -> None:
         self.digest = digest
+        self._origin = origin
         self._bytes_max = bytes_max
         self._temporary = temporary
         self._target = target
@@ -261,6 +269,7 @@ class PartialBlob:
                 self._give_up("its bytes do not have this digest")
                 raise CorruptError(f"the bytes are not {self.digest}")
             try:
+                note_origins(self._temporary, read_origins(self._target) | {self._origin})
                 self._temporary.replace(self._target)
             except OSError as error:
                 self._give_up(str(error))

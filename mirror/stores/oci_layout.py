@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
     from pathlib import Path
 
+    from mirror.oci import Repository
     from mirror.source import Request
     from mirror.stores import StoreEvent
 
@@ -116,15 +117,18 @@ class OciLayout:
     async def ingest(self, request: Request, size: int) -> LayoutIngest | None:
         """Start keeping the object that `request` names by digest, from its first byte on.
 
-        None when it is too large, here or on its way already, or when `INGESTS_MAX` others are.
+        None when it is too large, known under that name or on its way already, or when `INGESTS_MAX` others are.
         """
         digest = request.digest
-        if size > self._bytes_max or len(self._ingesting) >= INGESTS_MAX:
-            return None
-        if digest in self._blobs or digest in self._ingesting:
+        known = request.repository in await self.origins(digest)
+        if size > self._bytes_max or known or digest in self._ingesting or len(self._ingesting) >= INGESTS_MAX:
             return None
         self._ingesting.add(digest)
-        return LayoutIngest(self._files.begin(digest, self._bytes_max), self._end)
+        return LayoutIngest(self._files.begin(digest, self._bytes_max, request.repository), self._end)
+
+    async def origins(self, digest: Digest) -> frozenset[Repository]:
+        """The repositories in whose names the object came."""
+        return await asyncio.to_thread(self._files.origins, digest) if digest in self._blobs else frozenset()
 
     async def remember(self, request: Request, digest: Digest) -> None:
         """Note that the tag of `request` means `digest`; written down once that manifest is in the store.

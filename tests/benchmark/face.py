@@ -21,7 +21,7 @@ from mirror.doors import LoopbackDoor
 from mirror.errors import NotFoundError
 from mirror.http_server import HttpServer
 from mirror.metrics import Metrics
-from mirror.oci import Descriptor, Digest, Repository, Tag
+from mirror.oci import Descriptor, Digest, Repository
 from mirror.peer_mac import Target
 from mirror.peers import Peers
 from mirror.pull import Pull
@@ -56,6 +56,10 @@ class Nothing:
         """None."""
         return None
 
+    async def origins(self, digest: Digest) -> frozenset[Repository]:
+        """None."""
+        return frozenset()
+
     async def remember(self, request: Request, digest: Digest) -> None:
         """Nothing."""
 
@@ -70,10 +74,6 @@ class OneHolder:
         """That one, if there is one."""
         return self._holders
 
-    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
-        """None."""
-        return None
-
 
 async def main(port: int, layout: Path, *peers_urls: str) -> None:
     """Serve until the process is ended."""
@@ -85,7 +85,7 @@ async def main(port: int, layout: Path, *peers_urls: str) -> None:
     async with Peers(index, None, standing) as peers:
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         transfers = Transfers(Spool(layout, 0), store, suspicion.blame)
-        pull = Pull(store, peers, Nothing(), cluster=index, transfers=transfers, suspicion=suspicion)
+        pull = Pull(store, peers, Nothing(), transfers=transfers, suspicion=suspicion)
         app = create_registry(pull, face, [Middleware(LoopbackDoor, observer=face)])
         server = HttpServer(app, "127.0.0.1", port, 1)
         server.bind()

@@ -24,7 +24,7 @@ from mirror.choice import Holder, Standing
 from mirror.doors import PeerDoor
 from mirror.image_builder import Layer, build_image
 from mirror.metrics import Metrics
-from mirror.oci import Digest, Repository, Tag
+from mirror.oci import Digest
 from mirror.peer_mac import PeerMac, Target
 from mirror.peers import Peers
 from mirror.pull import Pull
@@ -35,6 +35,7 @@ from mirror.spool import Spool
 from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion
 from mirror.upstream import Upstream
+from tests.gating import gated
 from tests.serving import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,9 +54,6 @@ class OneHolder:
 
     def holders(self, digest: Digest) -> tuple[Holder, ...]:
         return self._holders
-
-    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
-        return None
 
 
 @dataclass
@@ -111,8 +109,8 @@ async def face(
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         spool = Spool(tmp_path_factory.mktemp("spool"), 10**9)
         transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
-        pull = Pull(store, peers, upstream, cluster=index, transfers=transfers, suspicion=suspicion)
-        url = await stack.enter_async_context(serving(create_registry(pull, metrics.face("client"))))
+        pull = Pull(store, peers, upstream, transfers=transfers, suspicion=suspicion)
+        url = await stack.enter_async_context(serving(create_registry(gated(pull, upstream), metrics.face("client"))))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Face(url, session, image.manifest, image.layers, request.param)
 

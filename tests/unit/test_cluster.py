@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gossip import Member
 from gossip.or_set import Epoch
-from mirror.cluster import Cluster, content_key, group_of, read_tag_key, tag_group, tag_key
+from mirror import cluster as cluster_module
+from mirror.cluster import VERIFIED_S_MAX, Cluster, Known, TagElement, Word, content_key, group_of, tag_group
 from mirror.oci import Digest, Repository, Tag
 from mirror.stores import ContentAdded, ContentRemoved, StoreEvent, TagRemoved, TagSet
 
@@ -53,6 +54,14 @@ def node() -> FakeNode:
     return FakeNode()
 
 
+def stored(digest: Digest, at: int) -> bytes:
+    return TagElement(Word.STORED, at, digest, tag_group(REPOSITORY, TAG)).key
+
+
+def verified(digest: Digest, at: int) -> bytes:
+    return TagElement(Word.VERIFIED, at, digest, tag_group(REPOSITORY, TAG)).key
+
+
 def cluster(node: FakeNode) -> Cluster:
     return Cluster(node)  # type: ignore[arg-type]
 
@@ -70,21 +79,21 @@ class OneListing:
 async def test_the_elements_are_what_the_store_can_serve(node: FakeNode) -> None:
     events = (ContentAdded(OLD), ContentAdded(NEW), ContentRemoved(OLD), TagSet(REPOSITORY, TAG, NEW, 5))
     await cluster(node).advertise(OneListing(*events))  # type: ignore[arg-type]
-    assert node.keys == {content_key(NEW), tag_key(REPOSITORY, TAG, NEW, 5)}
+    assert node.keys == {content_key(NEW), stored(NEW, 5)}
 
 
 async def test_a_tag_that_moved_is_one_element(node: FakeNode) -> None:
     both = cluster(node)
     await both.advertise(OneListing(TagSet(REPOSITORY, TAG, OLD, 5), TagSet(REPOSITORY, TAG, NEW, 6)))  # type: ignore[arg-type]
-    assert node.keys == {tag_key(REPOSITORY, TAG, NEW, 6)}
+    assert node.keys == {stored(NEW, 6)}
     await both.advertise(OneListing(TagRemoved(REPOSITORY, TAG)))  # type: ignore[arg-type]
     assert node.keys == set()
 
 
 def test_the_latest_of_what_is_known_of_a_tag_counts(node: FakeNode) -> None:
     for digest, at in ((OLD, 2), (NEW, 10), (OLD, 9)):
-        node.keys.add(tag_key(REPOSITORY, TAG, digest, at))
-    node.keys.add(tag_key(REPOSITORY, Tag("v2"), OLD, 99))
+        node.keys.add(stored(digest, at))
+    node.keys.add(TagElement(Word.STORED, 99, OLD, tag_group(REPOSITORY, Tag("v2"))).key)
     assert cluster(node).last_known(REPOSITORY, TAG) == NEW
     assert cluster(node).last_known(REPOSITORY, Tag("v3")) is None
 
@@ -108,17 +117,72 @@ def test_a_holder_is_reached_at_the_address_and_port_of_its_record(node: FakeNod
     assert holders[0].zone == "zone-a"
 
 
-@given(st.binary(max_size=120))
-def test_any_element_of_any_member_can_be_read(key: bytes) -> None:
-    group_of(key)
-    group_of(b"T" + key)
+NOW = 1_000_000
 
 
-@given(st.integers(0, 2**63), st.sampled_from([OLD, NEW]))
-def test_a_tag_written_is_the_tag_read(at: int, digest: Digest) -> None:
-    key = tag_key(REPOSITORY, TAG, digest, at)
-    assert read_tag_key(key) == (at, digest, tag_group(REPOSITORY, TAG))
-    assert group_of(key) == b"registry.test:5000/lib/app:v1"
+def test_verified_and_stored_meanings_are_told_apart_and_the_latest_of_each_counts(node: FakeNode) -> None:
+    node.keys = {verified(OLD, NOW - 50), verified(NEW, NOW - 10), stored(OLD, NOW - 1), stored(NEW, NOW - 2)}
+    known = cluster(node).known(REPOSITORY, TAG, NOW)
+    assert known == Known(NEW, NOW - 10, OLD)
+    assert known.last == NEW, "a store that dated its old image anew does not make the cluster stale"
+    assert known.fresh(NOW, 11) == NEW
+    assert known.fresh(NOW, 10) is None
+
+
+@pytest.mark.parametrize("at", [NOW - VERIFIED_S_MAX, NOW + 3600])
+def test_what_was_verified_long_ago_or_by_a_wrong_clock_counts_for_nothing(node: FakeNode, at: int) -> None:
+    node.keys = {verified(NEW, at), stored(OLD, 5)}
+    assert cluster(node).known(REPOSITORY, TAG, NOW).last == OLD
+
+
+def test_a_node_says_once_what_the_registry_said_and_says_it_anew_when_that_is_of_use(node: FakeNode) -> None:
+    this = cluster(node)
+    this.verified(REPOSITORY, TAG, OLD, NOW)
+    this.verified(REPOSITORY, TAG, OLD, NOW + 5)
+    assert node.keys == {verified(OLD, NOW)}, "not at each pull"
+    this.verified(REPOSITORY, TAG, OLD, NOW + 20)
+    assert node.keys == {verified(OLD, NOW + 20)}
+    this.verified(REPOSITORY, TAG, NEW, NOW + 21)
+    assert node.keys == {verified(NEW, NOW + 21)}
+
+
+def test_an_invalidation_outranks_a_clock_that_is_ahead_until_the_registry_is_asked(node: FakeNode) -> None:
+    node.keys = {verified(OLD, NOW + 30)}
+    this = cluster(node)
+    this.invalidate(REPOSITORY, TAG, NOW)
+    assert this.known(REPOSITORY, TAG, NOW).fresh(NOW, 300) is None
+    this.verified(REPOSITORY, TAG, NEW, NOW + 31)
+    assert this.known(REPOSITORY, TAG, NOW + 31).fresh(NOW + 31, 300) == NEW
+
+
+def test_verifying_after_an_invalidation_is_told_at_once(node: FakeNode) -> None:
+    this = cluster(node)
+    this.verified(REPOSITORY, TAG, OLD, NOW)
+    this.invalidate(REPOSITORY, TAG, NOW + 1)
+    this.verified(REPOSITORY, TAG, OLD, NOW + 2)
+    assert this.known(REPOSITORY, TAG, NOW + 2).fresh(NOW + 2, 300) == OLD
+
+
+def test_what_a_node_says_is_bounded_and_goes_after_a_day(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "VERIFIED_MAX", 3)
+    this = cluster(node)
+    for number in range(5):
+        this.verified(REPOSITORY, Tag(f"v{number}"), OLD, NOW + number)
+    assert len(node.keys) == 3
+    this.verified(REPOSITORY, TAG, OLD, NOW + VERIFIED_S_MAX + 10)
+    assert len(node.keys) == 1
+
+
+@given(st.binary(max_size=120), st.sampled_from([b"", b"T", b"V", b"I"]))
+def test_any_element_of_any_member_can_be_read(key: bytes, word: bytes) -> None:
+    group_of(word + key)
+
+
+@given(st.integers(0, 2**63), st.sampled_from([OLD, NEW]), st.sampled_from(Word))
+def test_a_tag_written_is_the_tag_read(at: int, digest: Digest, word: Word) -> None:
+    element = TagElement(word, at, None if word is Word.INVALIDATED else digest, tag_group(REPOSITORY, TAG))
+    assert TagElement.parse(element.key) == element
+    assert group_of(element.key) == b"registry.test:5000/lib/app:v1"
 
 
 def test_content_is_no_tag() -> None:

@@ -16,7 +16,7 @@ from mirror import suspicion as suspicion_module
 from mirror.choice import Holder
 from mirror.errors import CorruptError, NotFoundError, RefusedError, SourceError, UnavailableError
 from mirror.metrics import Metrics
-from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository, Tag
+from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository
 from mirror.peer_mac import Target
 from mirror.pieces import Piece, read_piece
 from mirror.pull import Pull
@@ -35,7 +35,6 @@ DIGEST = Digest.of(DATA)
 LARGE = random.Random(8).randbytes(10_000_000)
 """Too large to be verified before its first byte goes out."""
 BLOB = Request(REPOSITORY, Kind.BLOB, DIGEST)
-TAG = Request(REPOSITORY, Kind.MANIFEST, Tag("v1"))
 
 
 class Broken(MemoryBody):
@@ -52,7 +51,6 @@ class Scene:
 
     origin: str
     objects: dict[Digest, bytes] = field(default_factory=dict)
-    tags: dict[str, Digest] = field(default_factory=dict)
     failure: SourceError | None = None
     breaks_after: int | None = None
     asked: list[str] = field(default_factory=list)
@@ -61,10 +59,6 @@ class Scene:
         self.asked.append(f"HEAD {request.reference}")
         if self.failure:
             raise self.failure
-        if isinstance(request.reference, Tag):
-            if request.reference.name not in self.tags:
-                raise NotFoundError("no such tag")
-            return Descriptor("m/t", self.tags[request.reference.name], 1)
         return Descriptor("m/t", request.digest, len(self._data(request)))
 
     async def open(self, request: Request) -> Content:
@@ -92,6 +86,9 @@ class Runtime(Scene):
     async def ingest(self, request: Request, size: int) -> Ingest | None:
         return None
 
+    async def origins(self, digest: Digest) -> frozenset[Repository]:
+        return frozenset()
+
     async def remember(self, request: Request, digest: Digest) -> None:
         """containerd has its own names."""
 
@@ -100,20 +97,10 @@ class Runtime(Scene):
 
 
 @dataclass
-class Known:
-    tags: dict[Tag, Digest] = field(default_factory=dict)
-
-    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
-        assert repository == REPOSITORY
-        return self.tags.get(tag)
-
-
-@dataclass
 class Stage:
     store: Store
     peers: Scene
     upstream: Scene
-    known: Known
     suspicion: Suspicion
     transfers: Transfers
 
@@ -130,7 +117,6 @@ class Stage:
             self.store,
             self.peers,
             self.upstream,
-            cluster=self.known,
             transfers=self.transfers,
             suspicion=self.suspicion,
             verify_all=verify_all,
@@ -141,7 +127,7 @@ class Stage:
 async def staged(store: Store, directory: Path) -> AsyncGenerator[Stage]:
     suspicion = Suspicion(time.monotonic, lambda: store.answering_since, Metrics().suspicion())
     async with Transfers(Spool(directory, 10**9), store, suspicion.blame) as transfers:
-        yield Stage(store, Scene("peer"), Scene("upstream"), Known(), suspicion, transfers)
+        yield Stage(store, Scene("peer"), Scene("upstream"), suspicion, transfers)
 
 
 @pytest.fixture
@@ -203,9 +189,8 @@ async def test_a_no_of_the_registry_is_passed_on(stage: Stage) -> None:
     stage.upstream.failure = RefusedError(401, (("WWW-Authenticate", "Basic"),))
     with pytest.raises(RefusedError):
         await stage.pull.open(BLOB)
-    stage.known.tags[Tag("v1")] = DIGEST
     with pytest.raises(RefusedError):
-        await stage.pull.resolve(TAG)
+        await stage.pull.resolve(BLOB)
 
 
 async def test_an_object_that_breaks_off_goes_on_from_another_source_in_the_same_answer(stage: Stage) -> None:
@@ -330,26 +315,3 @@ async def test_with_verify_always_a_part_is_given_of_an_object_that_is_hashed_wh
     request = BLOB.by_digest(Digest.of(LARGE)).in_part(ByteRange.starting_at(9_000_000))
     assert await read(await relaying.verifying_pull.open(request)) == LARGE[9_000_000:]
     assert relaying.upstream.asked == ["GET all"]
-
-
-async def test_a_tag_is_upstreams_to_explain(stage: Stage) -> None:
-    stage.upstream.tags["v1"] = DIGEST
-    stage.known.tags[Tag("v1")] = Digest.of(b"older")
-    assert (await stage.pull.resolve(TAG)).digest == DIGEST
-
-
-async def test_the_bytes_of_a_tag_come_from_the_nearest_holder_of_its_digest(stage: Stage) -> None:
-    stage.upstream.tags["v1"] = DIGEST
-    stage.peers.objects[DIGEST] = DATA
-    content = await stage.pull.open(TAG)
-    assert content.origin == "peer"
-    assert stage.upstream.asked == ["HEAD v1"]
-
-
-async def test_without_upstream_a_tag_means_what_the_cluster_last_knew(stage: Stage) -> None:
-    stage.upstream.failure = UnavailableError("down")
-    stage.peers.objects[DIGEST] = DATA
-    with pytest.raises(UnavailableError):
-        await stage.pull.open(TAG)
-    stage.known.tags[Tag("v1")] = DIGEST
-    assert await read(await stage.pull.open(TAG)) == DATA

@@ -19,7 +19,7 @@ from mirror.choice import Holder, Standing
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.metrics import Metrics
 from mirror.movers import SocketMover
-from mirror.oci import Descriptor, Digest, Repository, Tag
+from mirror.oci import Descriptor, Digest, Repository
 from mirror.peer_mac import Target
 from mirror.peers import Peers
 from mirror.pull import Pull
@@ -56,6 +56,9 @@ class Nothing:
     async def ingest(self, request: Request, size: int) -> Ingest | None:
         return None
 
+    async def origins(self, digest: Digest) -> frozenset[Repository]:
+        return frozenset()
+
     async def remember(self, request: Request, digest: Digest) -> None:
         return
 
@@ -71,9 +74,6 @@ class Listed:
 
     def holders(self, digest: Digest) -> list[Holder]:
         return self.list
-
-    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
-        return None
 
 
 @dataclass
@@ -92,7 +92,7 @@ async def mirror_of(*urls: str) -> AsyncGenerator[Mirror]:
     async with Peers(index, None, standing) as peers:
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         transfers = Transfers(Spool(Path(), 0), Nothing(), suspicion.blame)
-        pull = Pull(Nothing(), peers, Down(), cluster=index, transfers=transfers, suspicion=suspicion)
+        pull = Pull(Nothing(), peers, Down(), transfers=transfers, suspicion=suspicion)
         async with serving(create_registry(pull, metrics.face("client"))) as url:
             yield Mirror(url + PATH, peers, metrics)
 

@@ -100,6 +100,9 @@ class Nothing:
     async def ingest(self, request: Request, size: int) -> Ingest | None:
         return None
 
+    async def origins(self, digest: Digest) -> frozenset[Repository]:
+        return frozenset()
+
     async def remember(self, request: Request, digest: Digest) -> None:
         """Nothing."""
 

@@ -17,6 +17,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from mirror.errors import UnavailableError
 from mirror.oci import Digest, InvalidReferenceError
+from mirror.stores.containerd.api.content_pb2 import InfoRequest, InfoResponse
 from mirror.stores.containerd.api.events_pb2 import Envelope, SubscribeRequest
 from mirror.stores.containerd.api.images_pb2 import Image, ListImagesRequest, ListImagesResponse
 from mirror.stores.containerd.api.introspection_pb2 import PluginsRequest, PluginsResponse
@@ -32,7 +33,7 @@ from mirror.stores.containerd.api.leases_pb2 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -63,6 +64,7 @@ class Containerd:
 
         self._plugins = call("introspection.v1.Introspection/Plugins", PluginsRequest, PluginsResponse)
         self._images = call("images.v1.Images/List", ListImagesRequest, ListImagesResponse)
+        self._content_info = call("content.v1.Content/Info", InfoRequest, InfoResponse)
         self._create_lease = call("leases.v1.Leases/Create", CreateRequest, CreateResponse)
         self._delete_lease = call("leases.v1.Leases/Delete", DeleteRequest, Empty)
         self._add_resource = call("leases.v1.Leases/AddResource", AddResourceRequest, Empty)
@@ -91,6 +93,16 @@ class Containerd:
                 ListImagesRequest(), metadata=_in(namespace), timeout=CALL_TIMEOUT_S
             )
         return response.images
+
+    async def content_labels(self, namespace: str, digest: Digest) -> Mapping[str, str]:
+        """What is noted about an object in a namespace; nothing when it is not there."""
+        response = InfoResponse()
+        with _failures_told(fine=grpc.StatusCode.NOT_FOUND):
+            response = await self._content_info(
+                InfoRequest(digest=str(digest)), metadata=_in(namespace), timeout=CALL_TIMEOUT_S
+            )
+        labels: Mapping[str, str] = response.info.labels
+        return labels
 
     async def create_lease(self, namespace: str, lease: str) -> None:
         """Make a lease of content; one that is there stays as it is. It makes the namespace too.

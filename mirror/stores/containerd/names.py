@@ -20,9 +20,10 @@ from mirror.errors import UnavailableError
 from mirror.oci import Digest, InvalidReferenceError, Repository, Tag
 from mirror.stores import TagRemoved, TagSet
 from mirror.stores.containerd.client import connect
+from mirror.stores.origins import read_names
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mirror.stores import StoreEvent
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 SETTLE_S: Final = 1.0
 """After subscribing, when to list again: containerd does not tell from when on it sends events."""
+
+SOURCE_LABEL: Final = "containerd.io/distribution.source."
+"""On what it pulled, containerd (1.3 and later) notes the registry in a label's name, the repositories in its value."""
 
 GATHER_S: Final = 0.05
 """How long events are gathered before one listing answers them: one pull makes four within 10 ms."""
@@ -136,6 +140,14 @@ def difference(before: Meanings, after: Meanings) -> list[StoreEvent]:
         if before.get(name) != meaning:
             batch.append(TagSet(*name, meaning.digest, meaning.at))
     return batch
+
+
+def read_sources(labels: Mapping[str, str]) -> Iterator[Repository]:
+    """The repositories that the labels of an object say it was pulled from: one label for each registry."""
+    for label, value in labels.items():
+        registry = label.removeprefix(SOURCE_LABEL)
+        if registry != label:
+            yield from read_names(f"{registry}/{name}" for name in value.split(","))
 
 
 def _parse(name: str) -> tuple[Repository, Tag] | None:

@@ -13,7 +13,7 @@ from mirror.oci import MANIFEST_BYTES_MAX, OCTET_STREAM, Descriptor, Digest, Kin
 from mirror.source import Content, FileBody, MemoryBody
 from mirror.stores.containerd.client import Absence, connect
 from mirror.stores.containerd.content import ContentDirectory
-from mirror.stores.containerd.names import ImageNames
+from mirror.stores.containerd.names import ImageNames, read_sources
 from mirror.stores.containerd.pins import Pins
 from mirror.stores.containerd.unpinned import Unpinned
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from typing import Never
 
+    from mirror.oci import Repository
     from mirror.source import Request
     from mirror.stores import Ingest, StoreEvent
 
@@ -106,6 +107,15 @@ class ContainerdStore:
     async def ingest(self, request: Request, size: int) -> Ingest | None:
         """None: what containerd pulls it keeps itself."""
         return None
+
+    async def origins(self, digest: Digest) -> frozenset[Repository]:
+        """The repositories from which containerd pulled an object, as it noted itself in some of the namespaces.
+
+        It labels what it pulls within milliseconds, and what was imported never. Raises `UnavailableError`.
+        """
+        async with connect(self._settings.socket) as containerd:
+            labels = [await containerd.content_labels(each, digest) for each in self._settings.namespaces]
+        return frozenset(repository for each in labels for repository in read_sources(each))
 
     async def remember(self, request: Request, digest: Digest) -> None:
         """Nothing: tags are containerd's image records."""
