@@ -77,6 +77,7 @@ class Node:
         self._resolver = Resolver()
         self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._seeker: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] | None = None
         self._conversation = Conversation(self.counters, self._rng)
@@ -248,9 +249,10 @@ class Node:
     def _set_timer(self) -> None:
         deadline = self._replica.deadline
         if self._timer is not None:
-            if self._timer.when() == deadline and not self._timer.cancelled():
+            if self._timer_at == deadline and not self._timer.cancelled():
                 return
             self._timer.cancel()
+        self._timer_at = deadline  # uvloop's handle of what is due already cannot tell
         self._timer = asyncio.get_running_loop().call_at(deadline, self._tick)
 
     def _tick(self) -> None:
