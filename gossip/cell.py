@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from gossip.index import audit_of
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from gossip.or_set import Epoch
 
 BASE_HASH_BYTES: Final = 16
+KEY_BYTES_MAX: Final = 1024
+_LENGTHS: Final = [length.to_bytes(2) for length in range(KEY_BYTES_MAX + 1)]
 
 
 class Cell:
@@ -58,15 +61,19 @@ class Cell:
         del self.sequences[position]
         del self.identities[position]
 
-    def renumber(self, epoch: Epoch, keys: Sequence[bytes]) -> None:
-        """Begin an epoch with the keys that are there, which are given sorted: they are numbered from 1 in that order.
+    def in_order(self) -> tuple[list[bytes], array[int]]:
+        """The keys, sorted, and their ids in the same order."""
+        keys = self.keys()
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        return [keys[position] for position in order], array("I", map(self.identities.__getitem__, order))
 
-        The index stays as it is, so this takes some 20 ms for as many keys as there may be.
-        """
-        assert len(keys) == len(self.sequences)
-        self.identities = self._index.identities(keys)
-        self.sequences = array("I", range(1, len(keys) + 1))
-        self.epoch, self.version = epoch, len(keys)
+    def renumber(self, epoch: Epoch, identities: array[int]) -> None:
+        """Begin an epoch with the keys that are there, numbered from 1 in their sorted order, in which `identities`
+        are. The index stays as it is."""
+        assert len(identities) == len(self.sequences)
+        self.identities = identities
+        self.sequences = array("I", range(1, len(identities) + 1))
+        self.epoch, self.version = epoch, len(identities)
 
     def clear(self) -> None:
         """Remove all elements; the version is 0 then."""
@@ -104,5 +111,6 @@ class Cell:
 
 def hash_of(keys: Sequence[bytes]) -> bytes:
     """A hash of sorted keys; each is preceded by its length, so that no two lists look alike."""
-    content = b"".join([len(key).to_bytes(2) + key for key in keys])
+    lengths = map(_LENGTHS.__getitem__, map(len, keys))
+    content = b"".join(chain.from_iterable(zip(lengths, keys, strict=True)))
     return hashlib.blake2b(content, digest_size=BASE_HASH_BYTES, person=b"gossip/base").digest()

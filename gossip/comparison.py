@@ -5,30 +5,41 @@ or of those in a bucket is the bucket's hash, that of all is the fingerprint. So
 the last one, and two replicas that differ in a few members find them by 16 bytes, 2 KB, and some 60 bytes for each
 member in a bucket that differs. Members that are gone have no hash, and no content is compared of them: replicas
 forget them at different times. Who holds one for live is told by who knows better.
+
+Where many differ, as after a partition, some buckets are compared and then others, so that no step takes longer than
+some milliseconds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
+from functools import lru_cache
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Final
 
-from gossip.membership import Claim, Status
+from gossip.membership import NAMES_KEPT, Claim, Status
 from gossip.messages import BUCKET_BYTES, BUCKETS, DELTAS_PER_MESSAGE_MAX, FINGERPRINT_BYTES, Deltas, Version
 from gossip.or_set import BOTTOM
 from gossip.payload import content_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from gossip.membership import Member, Membership
-    from gossip.messages import Standing, Versions
+    from gossip.messages import Standing
     from gossip.or_set import Delta, Epoch, ORSet
 
 _BUCKET_MASK: Final = 2 ** (8 * BUCKET_BYTES) - 1
+TOLD_MAX: Final = 512
+ANSWERED_MAX: Final = 1024
+"""About so many members one tells of in `Versions`, and one looks at to answer them: 2 to 3 ms of work either way."""
+TOUCHED_MAX: Final = 256
+"""So many hashes are made anew at a time: about 1 ms of work."""
 ANSWER_BYTES_MAX: Final = 64 * 1024
 ANSWER_ELEMENTS_MAX: Final = 2048
-"""What a `Pull` is answered with at once; what is more goes in parts."""
+ANSWER_NUMBERS_MAX: Final = 8192
+"""What a `Pull` is answered with at once; what is more, or of a larger set, goes in parts."""
 
 
 class StateHash:
@@ -43,10 +54,13 @@ class StateHash:
         self._touched: dict[str, None] = {membership.me.name: None}
         self._hashes: dict[str, int] = {}
         self._buckets = [0] * BUCKETS
+        self._sizes = [0] * BUCKETS
 
     def touch(self, name: str) -> None:
         """Something changed about this member."""
         self._touched[name] = None
+        if len(self._touched) >= TOUCHED_MAX:
+            self._update()
 
     def fingerprint(self) -> bytes:
         """One hash of everything."""
@@ -61,19 +75,28 @@ class StateHash:
         self._update()
         return tuple(bucket & _BUCKET_MASK for bucket in self._buckets)
 
+    def portion(self, buckets: Sequence[int], most: int) -> tuple[int, ...]:
+        """The first of some buckets, one at least: those that have about so many live members together."""
+        self._update()
+        members = accumulate(self._sizes[bucket] for bucket in buckets)
+        return tuple(bucket for bucket, before in zip(buckets, chain((0,), members), strict=False) if before < most)
+
     def check(self) -> None:
         """Assert that the hashes are those of the state."""
         fresh = StateHash(self._membership, self._held)
         for name in self._membership.others:
             fresh.touch(name)
         assert fresh.fingerprint() == self.fingerprint()
+        assert fresh._sizes == self._sizes
 
     def _update(self) -> None:
         for name in self._touched:
             before, after = self._hashes.pop(name, 0), self._hash(name)
             if after:
                 self._hashes[name] = after
-            self._buckets[bucket_of(name)] ^= before ^ after
+            bucket = bucket_of(name)
+            self._buckets[bucket] ^= before ^ after
+            self._sizes[bucket] += bool(after) - bool(before)
         self._touched.clear()
 
     def _hash(self, name: str) -> int:
@@ -89,6 +112,7 @@ class StateHash:
         return int.from_bytes(hashlib.blake2b(text, digest_size=FINGERPRINT_BYTES, person=b"gossip/state").digest())
 
 
+@lru_cache(maxsize=NAMES_KEPT)
 def bucket_of(name: str) -> int:
     """The bucket of a member."""
     return zlib.crc32(name.encode()) % BUCKETS
@@ -96,31 +120,34 @@ def bucket_of(name: str) -> int:
 
 def versions(membership: Membership, held: ORSet, buckets: Iterable[int], now: float) -> list[Version]:
     """Where this replica stands with the members in some buckets, those that are gone among them."""
-    wanted = frozenset(buckets)
-    members = [membership.me, *(other.member for other in membership.others.values())]
     return [
         Version(member.name, *held.at(member.name), member.life, member.status)
-        for member in members
-        if bucket_of(member.name) in wanted and (member is membership.me or membership.told(member.name, now))
+        for member in _members(membership, buckets)
+        if member is membership.me or membership.told(member.name, now)
     ]
 
 
 def difference(
-    membership: Membership, held: ORSet, theirs: Versions, accuser: Callable[[Member], str], now: float
+    membership: Membership,
+    held: ORSet,
+    theirs: Iterable[Version],
+    *,
+    buckets: Iterable[int],
+    accuser: Callable[[Member], str],
+    now: float,
 ) -> tuple[list[Claim], list[Standing], bool]:
-    """The records that the other lacks; where it stands with the owners of whose content it lacks some; and whether it
-    has anything that this replica lacks."""
+    """In some buckets: the records that the other lacks; where it stands with the owners of whose content it lacks
+    some; and whether it has anything that this replica lacks."""
     claims: list[Claim] = []
     have: list[Standing] = []
     behind = False
-    told = {version.owner: version for version in theirs.versions}
-    wanted = frozenset(theirs.buckets)
-    members = [membership.me, *(other.member for other in membership.others.values())]
-    for member in members:
+    wanted = frozenset(buckets)
+    told = {version.owner: version for version in theirs if bucket_of(version.owner) in wanted}
+    for member in _members(membership, wanted):
         name = member.name
         their = told.pop(name, None)
         if their is None:
-            if bucket_of(name) in wanted and member.status < Status.DOWN:
+            if member.status < Status.DOWN:
                 claims.append(Claim(member, accuser(member)))
                 have.append((name, BOTTOM, 0))
             continue
@@ -143,7 +170,7 @@ def small_answer(held: ORSet, have: Iterable[Standing]) -> Deltas | None:
     size = 0
     for owner, epoch, after in {entry[0]: entry for entry in have}.values():
         cell = held.cells.get(owner)
-        if cell is not None and len(cell.sequences) > (ANSWER_ELEMENTS_MAX if after == 0 else ANSWER_BYTES_MAX // 2):
+        if cell is not None and len(cell.sequences) > (ANSWER_ELEMENTS_MAX if after == 0 else ANSWER_NUMBERS_MAX):
             return None
         delta = held.diff(owner, epoch, after)
         if delta is not None:
@@ -152,6 +179,16 @@ def small_answer(held: ORSet, have: Iterable[Standing]) -> Deltas | None:
             if size > ANSWER_BYTES_MAX or len(deltas) > DELTAS_PER_MESSAGE_MAX:
                 return None
     return Deltas(tuple(deltas))
+
+
+def _members(membership: Membership, buckets: Iterable[int]) -> Iterator[Member]:
+    """The records in some buckets."""
+    wanted = frozenset(buckets)
+    if bucket_of(membership.me.name) in wanted:
+        yield membership.me
+    for name, other in membership.others.items():
+        if bucket_of(name) in wanted:
+            yield other.member
 
 
 def _numbers(epoch: Epoch) -> tuple[int, int]:

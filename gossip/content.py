@@ -42,7 +42,6 @@ class Content:
         before = self._held.at(owner)
         if self._held.rebase(head):
             self._counters.rebases += 1
-            self._lookup.outdated()
             self._advanced(owner, before, None, source, now)
         at = self._held.at(owner)
         if (head.epoch, head.version) == at:
@@ -66,7 +65,7 @@ class Content:
         before = self._held.at(owner)
         outcome = self._held.apply(delta)
         if cell is None:
-            self._lookup.outdated()
+            self._lookup.outdated(owner)
         if outcome is Outcome.APPLIED:
             self._advanced(owner, before, delta, source, now, taught=taught)
         elif outcome is Outcome.GAP:
@@ -84,7 +83,7 @@ class Content:
             return
         before = self._held.at(owner)
         if self._held.install(owner, cell) is Outcome.APPLIED:
-            self._lookup.outdated()
+            self._lookup.outdated(owner)
             self._advanced(owner, before, None, source, now, taught=taught)
 
     def holds(self, owner: str) -> bool:
@@ -96,7 +95,7 @@ class Content:
         self._held.forget(owner)
         self.gaps.forget(owner)
         self.dissemination.forget(owner)
-        self._lookup.outdated()
+        self._lookup.outdated(owner)
         self._hash.touch(owner)
 
     def _known(self, owner: str, epoch: Epoch) -> bool:

@@ -10,6 +10,7 @@ The same goes for a new epoch: whoever holds the same keys from the epoch before
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from gossip.messages import (
@@ -33,7 +34,12 @@ PUBLISHED_BYTES_MAX: Final = 8 * 1024
 """Of one owner. Each neighbour sends it, so a byte here costs ten."""
 BATCH_BYTES_MAX: Final = 64 * 1024
 ELEMENTS_MAX: Final = 512
+AT_ONCE_MAX: Final = 128
+"""Records, and owners whose content changed, that one publication tells of: 1 or 2 ms of work. More wait for the
+next one."""
+REST_SHARE: Final = 0.2
 
+_Key = TypeVar("_Key")
 _T = TypeVar("_T")
 
 
@@ -59,6 +65,10 @@ class Dissemination:
         """Whether there is anything to publish."""
         return bool(self._claims or self._changes)
 
+    def pause_s(self, coalesce_s: float) -> float:
+        """How long the next publication waits: for less than others when one could not tell of everything."""
+        return coalesce_s * (REST_SHARE if self.pending else 1)
+
     def claim(self, claim: Claim) -> None:
         """A record is news here; it replaces what was to be said of that member by the same accuser."""
         self._claims[claim.member.name, claim.accuser] = claim
@@ -80,14 +90,13 @@ class Dissemination:
         self._changes.pop(owner, None)
 
     def take(self) -> Iterator[Members | Heads | Deltas]:
-        """All that is to be published; nothing is pending then."""
-        claims, self._claims = list(self._claims.values()), {}
-        changes, self._changes = self._changes, {}
+        """What is to be published now; it is not pending any more."""
+        claims, changes = _pop(self._claims), _pop(self._changes)
         for some in _batches(claims, CLAIMS_PER_MESSAGE_MAX):
-            yield Members(tuple(some))
+            yield Members(tuple(claim for _, claim in some))
         heads: list[Head] = []
         deltas: list[Delta] = []
-        for owner, change in changes.items():
+        for owner, change in changes:
             if (change.epoch, change.after) < self._held.at(owner):
                 delta = self._delta(owner, change)
                 if delta is None:
@@ -111,6 +120,11 @@ class Dissemination:
             delta = self._held.diff(owner, change.epoch, change.after)
         assert delta is not None
         return delta if content_bytes(delta) <= PUBLISHED_BYTES_MAX else None
+
+
+def _pop(pending: dict[_Key, _T]) -> list[tuple[_Key, _T]]:
+    """Take the first out of what is pending."""
+    return [(key, pending.pop(key)) for key in list(islice(pending, AT_ONCE_MAX))]
 
 
 def _batches(things: Sequence[_T], most: int) -> Iterator[Sequence[_T]]:

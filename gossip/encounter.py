@@ -13,6 +13,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from gossip import overlay
 from gossip.membership import REFUTATION_MAX, Claim, Status
 from gossip.messages import CLAIMS_PER_MESSAGE_MAX, Ack, Compare, Heartbeat, Join, Members, Ping, PingRequest
 
@@ -117,6 +118,7 @@ class Encounters:
         if not news:
             return
         if before is None:
+            overlay.points(member.name)  # remembered: many at once would take long
             self._detector.newcomer(member.name)
         elif member.name in self._membership.linked and (
             (before.epoch, before.endpoints, before.server_key) != (member.epoch, member.endpoints, member.server_key)

@@ -90,17 +90,20 @@ class Exchange:
             self.compare_with(source, now + ANSWER_S / 4)
             return []
         mine = self._hash.buckets()
-        differing = tuple(number for number, theirs in enumerate(hashes) if theirs != mine[number])
+        differing = [number for number, theirs in enumerate(hashes) if theirs != mine[number]]
         if not differing:
             return []
-        self.expect(source, now)
-        versions = comparison.versions(self._membership, self._held, differing, now)
-        return [Versions(differing, tuple(versions)), *[More()] * (CREDIT - 1)]
+        # Those that come first are compared first, so each gets its turn at being it.
+        start = self._rng.randrange(len(differing))
+        some = self._hash.portion([*differing[start:], *differing[:start]], comparison.TOLD_MAX)
+        self.expect(source, now, whole=len(some) == len(differing))
+        versions = comparison.versions(self._membership, self._held, some, now)
+        return [Versions(some, tuple(versions)), *[More()] * (CREDIT - 1)]
 
-    def expect(self, source: str, now: float) -> None:
-        """Parts will come from this member, if none come from another now."""
+    def expect(self, source: str, now: float, *, whole: bool = True) -> None:
+        """Parts will come from this member, if none come from another now. `whole`: they are all that it has."""
         if self.incoming is None:
-            self.incoming = Incoming(source, self._held, now + PART_S)
+            self.incoming = Incoming(source, self._held, now + PART_S, whole=whole)
 
     def refused(self, source: str) -> None:
         """A member is too busy to compare."""
@@ -115,8 +118,8 @@ class Exchange:
         if cells is None or part.last:
             incoming.abandon()
             self.incoming = None
-            # Much has changed meanwhile, or something got lost: see what still differs.
-            if cells is None or part.number > 1:
+            # Much has changed meanwhile, or something got lost, or there is more: see what still differs.
+            if cells is None or part.number > 1 or (not incoming.whole and part.substantial):
                 self.compare_with(source, now)
             elif self._line:
                 self.sync_at = now
@@ -138,8 +141,10 @@ class Exchange:
 
     def asked(self, asker: str, versions: Versions, now: float) -> list[Message]:
         """A member tells where it stands; answer with what it lacks, and note what this replica lacks."""
+        some = self._hash.portion(versions.buckets, comparison.ANSWERED_MAX)
+        accuser = self._detector.accuser
         claims, have, behind = comparison.difference(
-            self._membership, self._held, versions, self._detector.accuser, now
+            self._membership, self._held, versions.versions, buckets=some, accuser=accuser, now=now
         )
         if behind:
             self.compare_with(asker, now)

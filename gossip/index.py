@@ -67,10 +67,6 @@ class Index:
         """The keys that some ids stand for."""
         return list(map(self._keys.__getitem__, identities))
 
-    def identities(self, keys: Iterable[bytes]) -> array[int]:
-        """The ids of some keys that somebody holds."""
-        return array("I", map(self._ids.__getitem__, keys))
-
     def audit(self, identities: Iterable[int]) -> int:
         """The audit hash of the keys that some ids stand for."""
         return reduce(xor, map(self._audits.__getitem__, identities), 0)

@@ -1,20 +1,23 @@
 """Who holds a key, for those who ask: the index and the visibility of members, made ready for microseconds.
 
 For each rank (in this node's zone; elsewhere; ranked last) a list holds, for each slot of the index, the member that
-has the slot if it is of that rank. The lists are made anew at the first question after a change of membership, which
-takes about 0.2 ms at 1,000 members.
+has the slot if it is of that rank. What changed is put right at the next question, at about 1 us a member.
 """
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gossip.membership import Visibility
 
 if TYPE_CHECKING:
     from gossip.membership import Member, Membership, Other
     from gossip.or_set import ORSet
+
+RANKS: Final = 3
+OUTDATED_MAX: Final = 256
+"""More changes do not wait for a question."""
 
 
 class Lookup:
@@ -23,11 +26,19 @@ class Lookup:
     def __init__(self, membership: Membership, held: ORSet) -> None:
         self._membership = membership
         self._held = held
-        self._ranks: list[list[Member | None]] | None = None
+        self._outdated: dict[str, None] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+        """The rank and the slot of each member that has both."""
+        self._ranks: list[list[Member | None]] = [[] for _ in range(RANKS)]
+        self._sizes = [0] * RANKS
+        """How many members each rank has."""
+        self._members: list[Member] | None = None
 
-    def outdated(self) -> None:
-        """Something changed that the answers depend on."""
-        self._ranks = None
+    def outdated(self, name: str) -> None:
+        """Something changed about this member that the answers depend on."""
+        self._outdated[name] = None
+        if len(self._outdated) >= OUTDATED_MAX:
+            self._update()
 
     def holders(self, key: bytes, limit: int | None = None, start: int = 0) -> list[Member]:
         """The visible members that hold a key, at most `limit` of them; without this node.
@@ -35,38 +46,58 @@ class Lookup:
         Those of this node's zone come first and those ranked last come last. When a key has more holders than the
         limit, `start` (any number) says where among them to begin: drawn at random it spreads the load.
         """
+        self._update()
         slots = self._held.index.slots(key)
         if limit is not None and len(slots) > limit:
             start %= len(slots)
             slots = slots[start:] + slots[:start]  # type: ignore[operator]  # a tuple or an array
         holders: list[Member] = []
-        for rank in self._arrange() if self._ranks is None else self._ranks:
-            room = None if limit is None else limit - len(holders)
-            holders.extend(islice(filter(None, map(rank.__getitem__, slots)), room))
+        for rank, size in zip(self._ranks, self._sizes, strict=True):
+            if size:
+                room = None if limit is None else limit - len(holders)
+                holders.extend(islice(filter(None, map(rank.__getitem__, slots)), room))
         return holders
 
     def members(self) -> list[Member]:
         """The visible others, those ranked last at the end, each part by name."""
-        others = self._membership.others.values()
-        visible = [other for other in others if other.visibility is not Visibility.HIDDEN]
-        return [o.member for o in sorted(visible, key=lambda o: (o.visibility, o.member.name))]
+        self._update()
+        if self._members is None:
+            others = self._membership.others.values()
+            visible = [other for other in others if other.visibility is not Visibility.HIDDEN]
+            self._members = [o.member for o in sorted(visible, key=lambda o: (o.visibility, o.member.name))]
+        return self._members.copy()
 
     def check(self) -> None:
-        """Assert that the lists are as they would be if they were made now."""
-        if self._ranks is not None:
-            kept = self._ranks
-            assert self._arrange() == kept
+        """Assert that the answers are as they would be if everything were looked at now."""
+        self._update()
+        fresh = Lookup(self._membership, self._held)
+        for name in self._membership.others:
+            fresh.outdated(name)
+        fresh._update()
+        assert (fresh._places, fresh._ranks, fresh._sizes) == (self._places, self._ranks, self._sizes)
+        assert fresh.members() == self.members()
 
-    def _arrange(self) -> list[list[Member | None]]:
-        ranks: dict[int, list[Member | None]] = {}
-        for name, other in self._membership.others.items():
-            cell = self._held.cells.get(name)
-            if cell is not None and other.visibility is not Visibility.HIDDEN:
-                rank = ranks.setdefault(self._rank(other), [None] * self._held.index.slots_claimed)
-                rank[cell.slot] = other.member
-        # A rank without members is not there, and costs a lookup nothing.
-        self._ranks = [rank for _, rank in sorted(ranks.items())]
-        return self._ranks
+    def _update(self) -> None:
+        # A cell that is not complete has a slot, and its keys are in the index.
+        if missing := self._held.index.slots_claimed - len(self._ranks[0]):
+            for rank in self._ranks:
+                rank.extend([None] * missing)
+        if not self._outdated:
+            return
+        outdated, self._outdated = self._outdated, {}
+        self._members = None
+        # A slot may have changed hands: all give it back before one takes it.
+        for name in outdated:
+            if (place := self._places.pop(name, None)) is not None:
+                self._ranks[place[0]][place[1]] = None
+                self._sizes[place[0]] -= 1
+        for name in outdated:
+            other, cell = self._membership.others.get(name), self._held.cells.get(name)
+            if other is not None and cell is not None and other.visibility is not Visibility.HIDDEN:
+                number = self._rank(other)
+                self._places[name] = number, cell.slot
+                self._ranks[number][cell.slot] = other.member
+                self._sizes[number] += 1
 
     def _rank(self, other: Other) -> int:
         if other.visibility is Visibility.LAST:

@@ -43,6 +43,8 @@ PROTOCOL: Final = 1
 """What this replica speaks. It also understands the one before, when there is one."""
 
 MEMBERS_MAX: Final = 10_000
+NAMES_KEPT: Final = 16_384
+"""Names of which is remembered what follows from them: more than there may be members."""
 REFUTATION_MAX: Final = 2**32 - 1
 SERVER_KEY_BYTES: Final = 32
 """Of a CURVE public key."""
@@ -150,8 +152,8 @@ class Other:
 class Membership:
     """All records of one replica. Times are monotonic seconds of the local clock.
 
-    `changed` is set whenever something changed that lookups depend on, `reshaped` when the set of live members did;
-    who acts on them clears them.
+    `changed` are the names of those of whom something changed that lookups depend on; `reshaped` is set when the set of
+    live members changed. Who acts on them clears them.
     """
 
     def __init__(self, config: Config, epoch: Epoch) -> None:
@@ -172,7 +174,7 @@ class Membership:
         """Those of the others that this replica listens to."""
         self._fading: dict[str, Other] = {}
         """Those that are gone and not hidden yet."""
-        self.changed = False
+        self.changed: dict[str, None] = {}
         self.reshaped = False
         self._silence_s = config.silence_s
         self._forget_s = config.forget_s
@@ -206,7 +208,7 @@ class Membership:
                 self._turn(other, now)
             if member.status is Status.DOWN:
                 other.hidden_at = self._hiding(other, now, now if witnessed else certain_at)
-        self.changed = True
+        self.changed[member.name] = None
         self._judge(other, now)
         return True
 
@@ -307,11 +309,13 @@ class Membership:
         self.gone.pop(name, None)
         self._fading.pop(name, None)
         self._fell.pop(name, None)
-        self.changed = self.reshaped = True
+        self.changed[name] = None
+        self.reshaped = True
 
     def protocol(self) -> int:
         """What all live members speak: only what that version has may be said."""
-        return min((self.others[name].member.protocol for name in self.live()), default=PROTOCOL)
+        live = (other.member.protocol for name, other in self.others.items() if name not in self.gone)
+        return min(live, default=PROTOCOL)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -359,7 +363,8 @@ class Membership:
 
     def _judge(self, other: Other, now: float) -> None:
         before, other.visibility = other.visibility, self._visibility(other, now)
-        self.changed |= before is not other.visibility
+        if before is not other.visibility:
+            self.changed[other.member.name] = None
         if other.gone_at < inf and other.visibility is not Visibility.HIDDEN:
             self._fading[other.member.name] = other
         elif self._fading:

@@ -216,6 +216,11 @@ class Part:
     keys: tuple[bytes, ...] = ()
     pieces: tuple[Piece, ...] = ()
 
+    @property
+    def substantial(self) -> bool:
+        """Whether there is anything in it."""
+        return bool(self.claims or self.deltas or self.pieces)
+
 
 @dataclass(frozen=True, slots=True)
 class More:

@@ -33,13 +33,12 @@ from enum import Enum
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from gossip.cell import Cell, hash_of
+from gossip.cell import KEY_BYTES_MAX, Cell, hash_of
 from gossip.index import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-KEY_BYTES_MAX: Final = 1024
 KEYS_PER_OWNER_MAX: Final = 65_536
 OWNER_BYTES_MAX: Final = 16 * 1024 * 1024
 """All keys of one owner together."""
@@ -190,8 +189,8 @@ class ORSet:
         """Begin a new epoch of this node's own with the keys of now, renumbered in their sorted order."""
         cell = self._own_cell
         assert epoch >= cell.epoch
-        keys = sorted(self._own)
-        cell.renumber(epoch, keys)
+        keys, identities = cell.in_order()
+        cell.renumber(epoch, identities)
         self._own = {key: sequence for sequence, key in enumerate(keys, 1)}
         self._bases[self.me] = (epoch, len(keys), hash_of(keys))
         self._log.clear()
@@ -289,10 +288,10 @@ class ORSet:
         cell = self.cells[head.owner]
         if len(cell.sequences) != head.base_count:
             return False
-        keys = sorted(cell.keys())
+        keys, identities = cell.in_order()
         if hash_of(keys) != head.base_hash:
             return False
-        cell.renumber(head.epoch, keys)
+        cell.renumber(head.epoch, identities)
         return True
 
     def forget(self, owner: str) -> None:

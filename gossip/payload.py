@@ -14,9 +14,10 @@ from itertools import accumulate, chain
 from operator import sub
 from typing import TYPE_CHECKING, Final
 
+from gossip.cell import KEY_BYTES_MAX
 from gossip.errors import DecodeError
 from gossip.messages import PAIRS_PER_PART_MAX
-from gossip.or_set import KEY_BYTES_MAX, KEYS_PER_OWNER_MAX, SEQUENCE_MAX, Interval, LiveSet, Snapshot
+from gossip.or_set import KEYS_PER_OWNER_MAX, SEQUENCE_MAX, Interval, LiveSet, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -140,7 +140,8 @@ class Replica:
 
     def leave(self, now: float) -> list[Output]:
         """Say farewell. The replica does nothing after this."""
-        self._flush(now)
+        while self._content.dissemination.pending:
+            self._flush(now)
         self.membership.me = replace(self.me, status=Status.LEFT)
         self._hash.touch(self.me.name)
         # Twice, since nobody will repair its loss.
@@ -339,9 +340,9 @@ class Replica:
     # Sending.
 
     def _flush(self, now: float) -> None:
-        self._flush_at = now + self.config.coalesce_s
         for message in self._content.dissemination.take():
             self._publish(message)
+        self._flush_at = now + self._content.dissemination.pause_s(self.config.coalesce_s)
 
     def _beat(self, now: float) -> None:
         self._heartbeat_at = now + self.config.heartbeat_s
@@ -387,9 +388,9 @@ class Replica:
             self._derive_at = min(self._derive_at, now + DERIVE_S)
             if not self.membership.linked or overlay.mesh(len(self.membership.others) + 1):
                 self._derive(now)
-        if self.membership.changed:
-            self.membership.changed = False
-            self.lookup.outdated()
+        for name in self.membership.changed:
+            self.lookup.outdated(name)
+        self.membership.changed.clear()
         if now >= self._flush_at and self._content.dissemination.pending:
             self._flush(now)
         moved, self._encounters.moved = self._encounters.moved, []

@@ -122,11 +122,13 @@ class _Run:
 
 
 class Incoming:
-    """An answer being received. `expires` is when it is given up unless the next part comes."""
+    """An answer being received. `expires` is when it is given up unless the next part comes; `whole` says that it was
+    asked for all that differs."""
 
-    def __init__(self, source: str, held: ORSet, expires: float) -> None:
+    def __init__(self, source: str, held: ORSet, expires: float, *, whole: bool = True) -> None:
         self.source = source
         self.expires = expires
+        self.whole = whole
         self._held = held
         self._number = 0
         self._keys: list[bytes] = []

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from gossip import codec
+from gossip.cell import KEY_BYTES_MAX
 from gossip.codec import FRAMES_MAX, MESSAGE_BYTES_MAX, TOPICS, decode, encode
 from gossip.errors import DecodeError
 from gossip.membership import Claim, Member, Status
@@ -37,7 +38,7 @@ from gossip.messages import (
     Version,
     Versions,
 )
-from gossip.or_set import KEY_BYTES_MAX, Epoch, Head, Interval, LiveSet, Snapshot
+from gossip.or_set import Epoch, Head, Interval, LiveSet, Snapshot
 
 if TYPE_CHECKING:
     from gossip.messages import Message

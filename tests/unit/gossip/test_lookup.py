@@ -29,7 +29,7 @@ class Known:
         self.membership.learn(member, 0.0)
         self.held.apply(Snapshot(name, EPOCH, 1, ((1, KEY),)))
         self.membership.learn(replace(member, status=status), 0.0, witnessed=True)
-        self.lookup.outdated()
+        self.lookup.outdated(name)
 
     def names(self, limit: int | None = None, start: int = 0) -> list[str]:
         return [member.name for member in self.lookup.holders(KEY, limit, start)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gossip import or_set
+from gossip.cell import KEY_BYTES_MAX
 from gossip.or_set import BOTTOM, Epoch, Interval, LiveSet, ORSet, Outcome, Snapshot
 
 FIRST, SECOND = Epoch(1, 1), Epoch(2, 1)
@@ -32,9 +33,9 @@ def test_adding_twice_and_removing_twice_count_once() -> None:
 def test_what_exceeds_a_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     writer = fresh()
     assert not writer.add(b"")
-    assert not writer.add(bytes(or_set.KEY_BYTES_MAX + 1))
-    assert writer.add(bytes(or_set.KEY_BYTES_MAX))
-    monkeypatch.setattr(or_set, "OWNER_BYTES_MAX", or_set.KEY_BYTES_MAX + 1)
+    assert not writer.add(bytes(KEY_BYTES_MAX + 1))
+    assert writer.add(bytes(KEY_BYTES_MAX))
+    monkeypatch.setattr(or_set, "OWNER_BYTES_MAX", KEY_BYTES_MAX + 1)
     assert not writer.add(b"ab")
     assert writer.add(b"a")
     monkeypatch.setattr(or_set, "KEYS_PER_OWNER_MAX", 2)

@@ -7,7 +7,7 @@ from collections import deque
 
 import pytest
 
-from gossip.overlay import mesh, neighbours, rings
+from gossip.overlay import mesh, neighbours, points, rings
 
 
 def graph(names: list[str]) -> dict[str, list[str]]:
@@ -49,6 +49,17 @@ def test_being_neighbours_is_mutual_and_each_has_about_two_a_ring(count: int) ->
         assert name not in found
         assert all(name in links[other] for other in found)
         assert rings(count) <= len(found) <= 2 * rings(count)
+
+
+def test_neighbours_stand_before_and_after_a_member_on_each_ring() -> None:
+    everybody = names(50)
+    for name, found in graph(everybody).items():
+        expected: set[str] = set()
+        for ring in range(rings(50)):
+            order = sorted(everybody, key=lambda other, ring=ring: points(other)[ring])  # type: ignore[misc]
+            place = order.index(name)
+            expected |= {order[place - 1], order[(place + 1) % len(order)]}
+        assert found == sorted(expected)
 
 
 def test_neighbours_do_not_depend_on_the_order_in_which_members_are_known() -> None:

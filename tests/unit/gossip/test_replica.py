@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from gossip.comparison import TOLD_MAX
 from gossip.config import Config
 from gossip.counters import Counters
-from gossip.dissemination import PUBLISHED_BYTES_MAX
+from gossip.dissemination import AT_ONCE_MAX, PUBLISHED_BYTES_MAX
 from gossip.exchange import SERVED_MAX
 from gossip.membership import Claim, Member, Status
 from gossip.messages import (
+    BUCKETS,
     Ack,
     Buckets,
     Busy,
@@ -137,6 +139,22 @@ def test_a_large_change_is_only_announced() -> None:
     for number in range(PUBLISHED_BYTES_MAX // 400):
         replica.add(b"%0500d" % number, 0.55)
     assert published(replica.tick(0.6)) == [Heads((replica.set.head(),))]
+
+
+def test_what_is_too_much_for_one_publication_goes_with_the_next_ones_and_all_of_it_before_a_farewell() -> None:
+    replica = started()
+    replica.add(b"a", 0.0)
+    crowd = tuple(Claim(replace(BEN, name=f"member{number}")) for number in range(AT_ONCE_MAX + 10))
+    for number, some in enumerate((crowd[:100], crowd[100:]), 1):
+        say(replica, Members(some), 0.05, sequence=number)
+    told = [message for message in published(ticks(replica, 0.125)) if isinstance(message, Members)]
+    assert [len(message.claims) for message in told] == [AT_ONCE_MAX, 10]
+    assert tuple(claim for message in told for claim in message.claims) == crowd
+    again = tuple(Claim(replace(claim.member, refutation=1)) for claim in crowd)
+    for number, some in enumerate((again[:100], again[100:]), 3):
+        say(replica, Members(some), 0.13, sequence=number)
+    farewell = [message for message in published(replica.leave(0.14)) if isinstance(message, Members)]
+    assert tuple(claim for message in farewell[:-2] for claim in message.claims) == again
 
 
 def test_a_newcomer_is_welcomed_listened_to_and_introduced() -> None:
@@ -300,6 +318,25 @@ def test_who_is_behind_gets_what_it_misses_in_parts_and_sends_nothing() -> None:
     assert ben.set.elements("ann") == []
 
 
+def test_where_very_many_differ_they_are_compared_some_at_a_time_until_none_is_left() -> None:
+    ann, ben = pair()
+    crowd = [replace(CYD, name=f"member{number}") for number in range(2 * TOLD_MAX)]
+    elsewhere = [replace(CYD, name=f"other{number}") for number in range(2 * TOLD_MAX)]
+    for replica, members in ((ann, elsewhere), (ben, crowd)):
+        for start in range(0, len(members), 100):
+            batch = members[start : start + 100]
+            replica.receive(Sender("cyd", CYD.epoch), Members(tuple(map(Claim, batch))), 0.1)
+    rounds: list[Versions] = []
+    ann._exchange.compare_with("ben", 2.5)
+    ann._exchange._line = {"ben": None}
+    for _ in range(20):
+        questions = [message for name, message in sent(ann.tick(2.5)) if name == "ben"]
+        rounds += [m for question in questions for m in exchange(ann, ben, question, 2.5) if isinstance(m, Versions)]
+    assert {member.name for member in crowd} <= ann.membership.others.keys()
+    assert len(rounds) > 2
+    assert all(len(message.versions) < TOLD_MAX + 100 for message in rounds)
+
+
 def test_who_sees_that_it_is_behind_compares_in_its_turn() -> None:
     ann, ben = pair()
     ann.add(b"a", 0.2)
@@ -312,7 +349,7 @@ def test_who_has_a_set_of_a_former_epoch_is_shown_the_head_and_not_sent_the_cont
     former = Version("ann", Epoch(1, 0), 7, replica.me.life, Status.ALIVE)
     his = Version("ben", *replica.set.at("ben"), BEN.life, Status.ALIVE)
     assert former.epoch < replica.me.epoch
-    assert replies(say(replica, Versions((), (former, his)), 0.2)) == [
+    assert replies(say(replica, Versions(tuple(range(BUCKETS)), (former, his)), 0.2)) == [
         Heads((replica.set.head(),)),
         Part(1, last=True),
     ]
@@ -468,6 +505,18 @@ def test_lookups_follow_a_slot_that_changes_hands() -> None:
     say(replica, Join(CYD), 0.1, member=CYD)
     say(replica, Deltas((Snapshot("cyd", CYD.epoch, 1, ((1, b"a"),)),)), 0.1, member=CYD)
     assert [member.name for member in replica.lookup.holders(b"a")] == ["cyd"]
+
+
+def test_a_set_that_has_not_come_completely_is_not_among_the_answers_of_a_lookup() -> None:
+    replica, _ = knowing_ben(b"a")
+    say(replica, Join(CYD), 0.1, member=CYD)
+    assert [member.name for member in replica.lookup.holders(b"a")] == ["ben"]
+    first = Piece("cyd", CYD.epoch, 2, False, (1,), (0,))
+    say(replica, Part(1, last=False, keys=(b"a",), pieces=(first,)), 0.1)
+    assert [member.name for member in replica.lookup.holders(b"a")] == ["ben"]
+    second = replace(first, last=True, sequences=(2,), references=(1,))
+    say(replica, Part(2, last=True, keys=(b"b",), pieces=(second,)), 0.1)
+    assert sorted(member.name for member in replica.lookup.holders(b"a")) == ["ben", "cyd"]
 
 
 def test_who_met_nobody_for_very_long_forgets_everything() -> None:

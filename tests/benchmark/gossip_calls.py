@@ -1,0 +1,194 @@
+"""How long one call of a replica holds the event loop when everything is as large as it may be.
+
+    python -m tests.benchmark.gossip_calls [--members N] [--keys N]
+
+Calls of the kinds that take longest, in a cluster of 10,000 members and with an owner of 65,536 keys: the best of some
+rounds, in the CPU time of the thread, so that what else the machine does counts less. The first figure tells how fast
+the machine is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gossip import codec, overlay
+from gossip.config import Config
+from gossip.counters import Counters
+from gossip.membership import MEMBERS_MAX, Claim, Member, Status
+from gossip.messages import (
+    BUCKETS,
+    CLAIMS_PER_MESSAGE_MAX,
+    Buckets,
+    Deltas,
+    Members,
+    Message,
+    Pull,
+    Sender,
+    Versions,
+)
+from gossip.or_set import BOTTOM, KEYS_PER_OWNER_MAX, Epoch, ORSet, Snapshot
+from gossip.outputs import Reply
+from gossip.replica import Replica
+from gossip.transfer import Outgoing
+from tests.benchmark.figures import figure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gossip.outputs import Output
+
+ROUNDS = 9
+CALL_MS = 5.0
+KEY_BYTES = 33
+EPOCH = Epoch(1, 1)
+
+
+def main(members: int, keys: int) -> None:
+    figure("a loop of a million additions", min(timed(million) for _ in range(ROUNDS)), "ms")
+    rng = random.Random(1)
+    of_an_owner([rng.randbytes(KEY_BYTES) for _ in range(keys)])
+    of_many_members(members)
+
+
+def of_an_owner(keys: list[bytes]) -> None:
+    """What an owner of many keys costs those who hold its set."""
+    print(f"an owner of {len(keys)} keys")
+    adds = tuple(enumerate(sorted(keys), 1))
+    own = ORSet("owner", EPOCH, lambda _key: None)
+    for key in keys:
+        own.add(key)
+    renewals = iter(range(2, 2 + ROUNDS))
+    held = filled(adds)
+    shown("its own new epoch, once at its start", lambda: own.renew(Epoch(next(renewals), 1)))
+    heads = iter([replace(own.head(), epoch=Epoch(number, 1)) for number in range(2, 2 + ROUNDS)])
+    shown("its new epoch without changes, at those who hold its set", lambda: held.rebase(next(heads)), bool)
+    others = iter([filled(adds) for _ in range(ROUNDS)])
+    shown("forgetting it, the first slice", lambda: next(others).forget("owner"))
+    shown("the first part for one who lacks it", lambda: Outgoing(held, (), [("owner", BOTTOM, 0)]).next(), bool)
+    shown(
+        "what one lacks who missed a few changes", lambda: held.diff("owner", held.at("owner")[0], len(keys) - 3), bool
+    )
+
+
+def of_many_members(count: int) -> None:
+    """What many members cost one."""
+    print(f"{count} members")
+    replica, others = cluster(count)
+    names = [member.name for member in others]
+    said = [Members(tuple(map(Claim, batch))) for batch in batches(others)]
+    shown("a message of known records", lambda: hear(replica, others[0], said[0], 1.0))
+    shown("the neighbours", lambda: overlay.neighbours("me", names))
+    frames = codec.encode("c", Sender("other", EPOCH), said[0])
+    shown("reading a message of records", lambda: codec.decode("c", frames), bool)
+
+    def judged_anew() -> None:
+        for name in names:
+            replica.lookup.outdated(name)
+        replica.lookup.holders(b"key", 64)
+
+    shown("telling the look-ups that something changed about every member", judged_anew)
+    nothing = Versions(tuple(range(BUCKETS)), ())
+    shown("the answer to a newcomer that knows nobody", lambda: replies(hear(replica, others[1], nothing, 2.0)), bool)
+    asked = differing(replica, others[2], 3.0)
+    shown("where it stands, for one whose whole state differs", lambda: differing(replica, others[2], 3.0), bool)
+    frames = codec.encode("c", Sender("other", EPOCH), asked)
+    shown("reading that", lambda: codec.decode("c", frames), bool)
+    shown("the answer to that", lambda: replies(hear(replica, others[3], asked, 3.0)), bool)
+    missing = Pull(tuple((name, BOTTOM, 0) for name in names[:count]))
+    shown("the answer to one who pulls from all owners", lambda: replies(hear(replica, others[4], missing, 4.0)), bool)
+
+    worst = max(timed(lambda: replica.tick(replica.deadline)) for _ in range(100))
+    figure("the longest of 100 ticks", worst, "ms", CALL_MS)
+    replica, others = cluster(count)
+    falling = iter(batches([replace(member, status=Status.DOWN) for member in others[: count // 2]]))
+    messages = (Members(tuple(map(Claim, batch))) for batch in falling)
+    times = [timed(lambda message=message: hear(replica, others[-1], message, 10.0)) for message in messages]  # type: ignore[misc]
+    figure("half of them go down: the longest message of records", max(times), "ms", CALL_MS)
+    worst = max(timed(lambda: replica.tick(replica.deadline)) for _ in range(100))
+    figure("half of them went down: the longest of 100 ticks", worst, "ms", CALL_MS)
+
+
+def filled(adds: tuple[tuple[int, bytes], ...]) -> ORSet:
+    """A replica of a set, of the epoch before."""
+    held = ORSet("me", EPOCH, lambda _key: None)
+    held.apply(Snapshot("owner", EPOCH, len(adds), adds))
+    return held
+
+
+def cluster(count: int) -> tuple[Replica, list[Member]]:
+    """One that knows so many, each of whom holds a key, and them."""
+    rng = random.Random(2)
+    replica = Replica(Config("me"), counter=0, rng=rng, counters=Counters())
+    replica.start(0.0)
+    others = [Member(f"node{number:05}", Epoch(1, number + 1), "192.0.2.1", 1, 2) for number in range(count - 1)]
+    for batch in batches(others):
+        hear(replica, batch[0], Members(tuple(map(Claim, batch))), 0.5)
+    for member in others:
+        hear(replica, member, Deltas((Snapshot(member.name, member.epoch, 1, ((1, b"key"),)),)), 0.5)
+    while replica.deadline < 1.0:
+        replica.tick(replica.deadline)
+    return replica, others
+
+
+def differing(replica: Replica, other: Member, now: float) -> Versions:
+    """Let one compare its state with another's that has nothing in common with it; what it asks."""
+    replica._exchange.incoming = None
+    replica._exchange._asked[other.name] = now + 1.0
+    [asked] = [
+        message
+        for message in replies(hear(replica, other, Buckets(tuple(range(1, BUCKETS + 1))), now))
+        if isinstance(message, Versions)
+    ]
+    return asked
+
+
+def hear(replica: Replica, member: Member, message: Message, now: float) -> list[Output]:
+    replica._exchange._served.clear()
+    return replica.receive(Sender(member.name, member.epoch), message, now)
+
+
+def replies(outputs: list[Output]) -> list[Message]:
+    return [output.message for output in outputs if isinstance(output, Reply)]
+
+
+def batches(members: list[Member]) -> list[list[Member]]:
+    size = CLAIMS_PER_MESSAGE_MAX
+    return [members[start : start + size] for start in range(0, len(members), size)]
+
+
+def shown(what: str, call: Callable[[], object], sound: Callable[[object], bool] = lambda _: True) -> None:
+    """Print the best of some rounds of a call, whose result must be `sound`."""
+    times = []
+    for _ in range(ROUNDS):
+        started = time.thread_time()
+        result = call()
+        times.append((time.thread_time() - started) * 1000)
+        assert sound(result), what
+    figure(what, min(times), "ms", CALL_MS)
+
+
+def million() -> None:
+    total = 0
+    for number in range(1_000_000):
+        total += number
+
+
+def timed(call: Callable[[], object]) -> float:
+    """The milliseconds that a call took."""
+    started = time.thread_time()
+    call()
+    return (time.thread_time() - started) * 1000
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=MEMBERS_MAX)
+    parser.add_argument("--keys", type=int, default=KEYS_PER_OWNER_MAX)
+    options = parser.parse_args()
+    gc.freeze()
+    main(options.members, options.keys)
