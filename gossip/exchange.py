@@ -96,14 +96,9 @@ class Exchange:
         # Those that come first are compared first, so each gets its turn at being it.
         start = self._rng.randrange(len(differing))
         some = self._hash.portion([*differing[start:], *differing[:start]], comparison.TOLD_MAX)
-        self.expect(source, now, whole=len(some) == len(differing))
+        self._expect(source, now, whole=len(some) == len(differing))
         versions = comparison.versions(self._membership, self._held, some, now)
         return [Versions(some, tuple(versions)), *[More()] * (CREDIT - 1)]
-
-    def expect(self, source: str, now: float, *, whole: bool = True) -> None:
-        """Parts will come from this member, if none come from another now. `whole`: they are all that it has."""
-        if self.incoming is None:
-            self.incoming = Incoming(source, self._held, now + PART_S, whole=whole)
 
     def refused(self, source: str) -> None:
         """A member is too busy to compare."""
@@ -111,6 +106,8 @@ class Exchange:
 
     def part(self, source: str, part: Part, now: float) -> tuple[list[tuple[str, Cell]], list[Message]] | None:
         """A part came: the cells that it completes, and the answer. None when it is of no use."""
+        if part.number == 1:
+            self._expect(source, now)  # it may answer a `Pull` for which one message is too little
         incoming = self.incoming
         if incoming is None or incoming.source != source:
             return None
@@ -153,15 +150,12 @@ class Exchange:
         heads = [head for owner in former if (head := self._held.head(owner)).base_hash][:HEADS_PER_MESSAGE_MAX]
         shown = {head.owner for head in heads}
         have = [entry for entry in have if entry[0] not in shown]
-        return [*([Heads(tuple(heads))] if heads else []), *self.serve(asker, claims, have, now)]
+        return [*([Heads(tuple(heads))] if heads else []), *self._serve(asker, claims, have, now)]
 
-    def serve(self, asker: str, claims: Sequence[Claim], have: Sequence[Standing], now: float) -> list[Message]:
-        """Begin to answer a member in parts."""
-        self._expire(now)
-        if asker not in self._served and len(self._served) >= SERVED_MAX:
-            return [Busy()]
-        self._outgoing[asker] = Outgoing(self._held, claims, have)
-        return self.more(asker, now)
+    def pulled(self, asker: str, have: Sequence[Standing], now: float) -> list[Message]:
+        """A member misses something of these owners; answer at once, or in parts if it is much."""
+        answer = comparison.small_answer(self._held, have)
+        return [answer] if answer else self._serve(asker, (), have, now)
 
     def more(self, asker: str, now: float) -> list[Message]:
         """The next part for a member."""
@@ -190,6 +184,19 @@ class Exchange:
         assert self._outgoing.keys() <= self._served.keys()
         assert len(self._served) <= SERVED_MAX
         assert len(self._line) <= LINE_MAX
+
+    def _serve(self, asker: str, claims: Sequence[Claim], have: Sequence[Standing], now: float) -> list[Message]:
+        """Begin to answer a member in parts."""
+        self._expire(now)
+        if asker not in self._served and len(self._served) >= SERVED_MAX:
+            return [Busy()]
+        self._outgoing[asker] = Outgoing(self._held, claims, have)
+        return self.more(asker, now)
+
+    def _expect(self, source: str, now: float, *, whole: bool = True) -> None:
+        """Parts will come from this member, if none come from another now. `whole`: they are all that it has."""
+        if self.incoming is None:
+            self.incoming = Incoming(source, self._held, now + PART_S, whole=whole)
 
     def _choose(self) -> str | None:
         """A neighbour or any live member, in equal shares."""

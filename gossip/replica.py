@@ -15,7 +15,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from gossip import comparison, overlay
+from gossip import overlay
 from gossip.comparison import StateHash
 from gossip.content import Content
 from gossip.detector import Detector
@@ -273,16 +273,13 @@ class Replica:
             case Versions():
                 self._reply(self._exchange.asked(sender.name, message, now))
             case Pull(have):
-                answer = comparison.small_answer(self.set, have)
-                self._reply([answer] if answer else self._exchange.serve(sender.name, (), have, now))
+                self._reply(self._exchange.pulled(sender.name, have, now))
             case Part():
                 self._take_part(sender.name, message, now)
             case More():
                 self._reply(self._exchange.more(sender.name, now))
 
     def _take_part(self, source: str, part: Part, now: float) -> None:
-        if part.number == 1:
-            self._exchange.expect(source, now)  # it may answer a `Pull` for which one message is too little
         taken = self._exchange.part(source, part, now)
         if taken is None:
             self.counters.dropped["part"] += 1

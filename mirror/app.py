@@ -7,6 +7,7 @@ here, since the runtime falls back to the registry and the supervisor restarts t
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -121,6 +122,8 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
             await membership.enter_async_context(node)
             background.append(tasks.create_task(node.run()))
             seeking = tasks.create_task(bootstrap.run(settings.name, lambda: [other.name for other in node.members()]))
+            # What is there by now stays, and need not be looked at in each full collection, which would hold the loop.
+            gc.freeze()
             serving = [tasks.create_task(server.serve()) for server in servers]
             log.info("%s answers pulls on %s port %d", settings.name, settings.client_address, settings.client_port)
             await stopping.wait()
