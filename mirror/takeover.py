@@ -83,7 +83,7 @@ def read_hosts(name: str, text: str, directory: Path, own_port: int) -> Taken:
 
 
 def _endpoint(url: str, table: Mapping[str, Any], directory: Path) -> Endpoint:
-    if not url.startswith(("http://", "https://")):
+    if "://" not in url:
         url = f"https://{url}"
     headers = [
         (name, str(value))

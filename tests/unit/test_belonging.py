@@ -1,0 +1,100 @@
+"""An object is given in the names under which it is known, whatever a registry of another name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mirror.belonging import Belonging
+from mirror.errors import NotFoundError
+from mirror.oci import Digest, Kind, Repository
+from mirror.policy import Authorize, Policy, RegistryPolicy
+from mirror.source import Request, read_all
+from mirror.stores.oci_layout import OciLayout
+
+PRIVATE = Repository("registry.corp", "team/app")
+NEIGHBOUR = Repository("registry.corp", "team/other")
+PUBLIC = Repository("docker.io", "library/nginx")
+EVIL = Repository("evil.example", "x/y")
+DATA = b"a layer"
+DIGEST = Digest.of(DATA)
+PROTECTING = Policy({"registry.corp": RegistryPolicy(authorize=Authorize.UPSTREAM)})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> OciLayout:
+    return OciLayout(tmp_path, 10**6)
+
+
+async def came(store: OciLayout, *repositories: Repository) -> None:
+    """The object came into the store in these names."""
+    for repository in repositories:
+        ingest = await store.ingest(Request(repository, Kind.BLOB, DIGEST), len(DATA))
+        assert ingest is not None
+        await ingest.write([DATA])
+        assert await ingest.commit()
+    store.check()
+
+
+async def given(store: OciLayout, repository: Repository, policy: Policy = PROTECTING) -> bool:
+    belonging = Belonging(store, lambda: policy)
+    request = Request(repository, Kind.BLOB, DIGEST)
+    try:
+        await belonging.resolve(request)
+        content = await belonging.open(request)
+    except NotFoundError:
+        return False
+    return await read_all(content.body, 100) == DATA
+
+
+async def test_what_came_from_a_protected_repository_is_given_in_its_name_alone(store: OciLayout) -> None:
+    await came(store, PRIVATE)
+    assert await given(store, PRIVATE)
+    for other in (NEIGHBOUR, PUBLIC, EVIL):
+        assert not await given(store, other)
+
+
+async def test_what_came_from_an_open_registry_is_given_in_every_open_name(store: OciLayout) -> None:
+    await came(store, PUBLIC)
+    assert await given(store, PUBLIC)
+    assert await given(store, EVIL)
+    assert not await given(store, PRIVATE)
+
+
+async def test_what_came_in_both_names_is_given_in_both(store: OciLayout) -> None:
+    await came(store, PRIVATE, PUBLIC)
+    assert await given(store, PRIVATE)
+    assert await given(store, PUBLIC)
+    assert not await given(store, NEIGHBOUR)
+
+
+async def test_what_is_nobodys_is_given_to_nobody_as_soon_as_anything_is_protected(store: OciLayout) -> None:
+    directory = store._files.path
+    (directory / "blobs/sha256" / DIGEST.hex).write_bytes(DATA)
+    store = OciLayout(directory, 10**6)
+    assert not await given(store, PUBLIC)
+    assert await given(store, PUBLIC, Policy())
+
+
+async def test_where_nothing_is_protected_everything_is_given_in_every_name(store: OciLayout) -> None:
+    await came(store, PRIVATE)
+    assert await given(store, EVIL, Policy())
+
+
+async def test_whose_an_object_is_outlives_a_restart(store: OciLayout) -> None:
+    await came(store, PRIVATE)
+    again = OciLayout(store._files.path, 10**6)
+    assert await given(again, PRIVATE)
+    assert not await given(again, EVIL)
+
+
+async def test_a_policy_that_changes_counts_from_the_next_request_on(store: OciLayout) -> None:
+    await came(store, PRIVATE)
+    policy = Policy()
+    belonging = Belonging(store, lambda: policy)
+    request = Request(EVIL, Kind.BLOB, DIGEST)
+    await belonging.resolve(request)
+    policy = PROTECTING
+    with pytest.raises(NotFoundError):
+        await belonging.resolve(request)
