@@ -74,7 +74,7 @@ from gossip.errors import (
     GossipError,
     UnansweredError,
 )
-from gossip.membership import Member, Status
+from gossip.membership import Member, Status, Visibility
 from gossip.node import Node
 from gossip.secret import ClusterSecret
 
@@ -92,4 +92,5 @@ __all__ = [
     "Node",
     "Status",
     "UnansweredError",
+    "Visibility",
 ]

@@ -85,6 +85,10 @@ class Index:
         position = bisect_left(slots, slot)
         return position < len(slots) and slots[position] == slot
 
+    def groups(self) -> list[bytes]:
+        """All groups that a key belongs to."""
+        return list(self._groups)
+
     def keys_in_group(self, group: bytes) -> list[bytes]:
         """The keys of a group that anybody holds, sorted."""
         return sorted(self._keys[identity] for identity in self._groups.get(group, ()))

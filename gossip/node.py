@@ -166,6 +166,20 @@ class Node:
         """The keys of a group that any member holds, hidden ones and this node included; sorted."""
         return self._replica.set.index.keys_in_group(group)
 
+    def groups(self) -> list[bytes]:
+        """All groups that any key belongs to, in no order."""
+        return self._replica.set.index.groups()
+
+    def roster(self) -> list[tuple[Member, Visibility, int]]:
+        """All members by name, this one and those that are gone included: who, how treated, how many keys it has."""
+        membership, cells = self._replica.membership, self._replica.set.cells
+        known = [(other.member, other.visibility) for other in membership.others.values()]
+        known.append((membership.me, Visibility.NORMAL))
+        return [
+            (member, visibility, len(cells[member.name].sequences) if member.name in cells else 0)
+            for member, visibility in sorted(known, key=lambda each: each[0].name)
+        ]
+
     def gauges(self) -> Gauges:
         """How things stand."""
         by = dict.fromkeys(Visibility, 0)

@@ -31,6 +31,7 @@ from mirror.cluster import PEER_PORT, Cluster, group_of
 from mirror.control import control_routes
 from mirror.doors import LoopbackDoor, PeerDoor
 from mirror.explain import Explainer
+from mirror.feed import Feed
 from mirror.gate import Gate, Switched
 from mirror.http_server import HttpServer
 from mirror.journal import Journal
@@ -52,6 +53,7 @@ from mirror.tags import Tags
 from mirror.upload_slots import UploadSlots
 from mirror.upstream import Upstream
 from mirror.version import installed_version
+from mirror.views import Views
 from mirror.watchdog import EXIT_CODE, Watchdog
 
 if TYPE_CHECKING:
@@ -100,7 +102,16 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
     suspicion = Suspicion(time.monotonic, lambda: store.answering_since, metrics.suspicion())
     async with AsyncExitStack() as stack:
         servers = await create_servers(
-            stack, live, settings, metrics, store=store, node=node, cluster=cluster, suspicion=suspicion, secret=secret
+            stack,
+            live,
+            settings,
+            metrics,
+            store=store,
+            node=node,
+            cluster=cluster,
+            suspicion=suspicion,
+            secret=secret,
+            stopping=stopping.is_set,
         )
         servers.append(HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1))
         for server in servers:
@@ -149,6 +160,7 @@ async def create_servers(
     cluster: Cluster,
     suspicion: Suspicion,
     secret: ClusterSecret | None,
+    stopping: Callable[[], bool],
 ) -> list[HttpServer]:
     """The client face, which answers from everywhere, and the peer face, which answers from this node alone."""
 
@@ -181,11 +193,12 @@ async def create_servers(
     client_app.routes.extend(control_routes(live, invalidate))
     in_flight = InFlight(transfers)
     explainer = Explainer(store, in_flight, peers, upstream, cluster, index, standing, journal)
+    views = Views(node, cluster, settings, metrics, journal, transfers, lambda: store.answering_since, time.monotonic())
     answers = {
         "node": answer_node(node, settings, lambda: store.answering_since),
         "explain": answer_explain(explainer),
     }
-    client_app.mount(PREFIX, create_local_api(answers))
+    client_app.mount(PREFIX, create_local_api(answers | views.answers(), Feed(views, stopping)))
     metrics.upload_slots.set(settings.upload_slots)
     given = Switched(FirstOf([holdings, in_flight]), policy)
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)

@@ -6,7 +6,21 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from mirror.commands import complain, configure, control, demo, explain, serve, untaint
+from mirror.commands import (
+    complain,
+    completion,
+    configure,
+    control,
+    demo,
+    explain,
+    find,
+    members,
+    serve,
+    status,
+    top,
+    transfers,
+    untaint,
+)
 from mirror.settings import SettingsError
 from mirror.version import installed_version
 
@@ -14,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE_ERROR = 2
-COMMANDS = (serve, configure, explain, control, demo, untaint)
+COMMANDS = (serve, configure, status, members, find, explain, transfers, top, control, demo, untaint, completion)
 """In the order of `--help`."""
 
 

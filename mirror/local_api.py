@@ -2,6 +2,13 @@
 
     GET /-/api/node                       who this agent is, whom it knows, what it refused
     GET /-/api/explain?image=nginx:1.27   every object of an image: who holds it, and where it would come from
+    GET /-/api/status                     this agent in numbers
+    GET /-/api/members, zones             the cluster, by member and by zone
+    GET /-/api/find?what=nginx            who has an image or a digest
+    GET /-/api/transfers                  what is moving now
+    GET /-/api/pulls?after=0&limit=100    the latest objects that were given, from where, and why from there
+    GET /-/api/settings                   this agent's settings, without secrets
+    GET /-/api/events                     what changes, as server-sent events (`mirror.feed`)
 
 What cannot be answered is `{"error": "<one sentence>"}` with 400 (the question is wrong) or 404 (there is nothing).
 """
@@ -10,7 +17,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -22,6 +28,7 @@ from starlette.routing import Route
 from mirror.cluster import PEER_PORT
 from mirror.errors import SourceError
 from mirror.oci import InvalidReferenceError, parse_image_name
+from mirror.version import installed_version
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 
     from gossip import Member, Node
     from mirror.explain import Explainer
+    from mirror.feed import Feed
     from mirror.settings import Settings
 
     Answer = Callable[[QueryParams], Awaitable[object]]
@@ -46,7 +54,7 @@ class QuestionError(Exception):
         self.status = status
 
 
-def create_local_api(answers: Mapping[str, Answer]) -> Starlette:
+def create_local_api(answers: Mapping[str, Answer], feed: Feed | None = None) -> Starlette:
     """The app to mount at `PREFIX`; `answers` has what each path gives, by name, from the query."""
 
     def route(name: str, answer: Answer) -> Route:
@@ -63,6 +71,8 @@ def create_local_api(answers: Mapping[str, Answer]) -> Starlette:
         return _json({"error": f"there is {', '.join(sorted(answers))}, by GET"}, error.status_code)
 
     routes = [route(name, answer) for name, answer in answers.items()]
+    if feed is not None:
+        routes.append(Route("/events", feed.listen, methods=["GET"]))
     return Starlette(routes=routes, exception_handlers={HTTPException: unknown})
 
 
@@ -72,7 +82,7 @@ def answer_node(node: Node, settings: Settings, answering_since: Callable[[], fl
     async def answer(_: QueryParams) -> object:
         counters = node.counters
         return {
-            "version": _version(),
+            "version": installed_version(),
             "name": settings.name,
             "cluster": settings.cluster,
             "secret": settings.secret_file is not None,
@@ -117,13 +127,6 @@ def _member(member: Member) -> dict[str, Any]:
         "publish_port": member.publish_port,
         "router_port": member.router_port,
     }
-
-
-def _version() -> str:
-    try:
-        return version("skvaller")
-    except PackageNotFoundError:
-        return ""
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from prometheus_client.registry import Collector
+    from prometheus_client.samples import Sample
 
     from gossip import Node
     from mirror.stores import StoreEvent
@@ -136,6 +137,23 @@ class Metrics:
         collector: Collector = GossipCollector(node)
         self.registry.register(collector)
 
+    def client_bytes(self) -> dict[str, int]:
+        """How many bytes of content clients got so far, by source."""
+        by_source: dict[str, int] = {}
+        for sample in _samples(self.bytes):
+            if sample.labels["face"] == "client":
+                source = sample.labels["source"]
+                by_source[source] = by_source.get(source, 0) + int(sample.value)
+        return by_source
+
+    def fetched_bytes(self) -> int:
+        """How many bytes came from registries so far."""
+        return int(sum(sample.value for sample in _samples(self.upstream_bytes)))
+
+    def uploads_now(self) -> int:
+        """How many upload slots are taken."""
+        return int(sum(sample.value for sample in _samples(self.uploads)))
+
     def registry_label(self, registry: str) -> str:
         """The registry's name, or `other` when there are too many."""
         if registry not in self._registries:
@@ -147,6 +165,10 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _samples(metric: Counter | Gauge) -> Iterable[Sample]:
+    return (sample for family in metric.collect() for sample in family.samples)
 
 
 class FaceObserver:

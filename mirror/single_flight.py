@@ -15,7 +15,7 @@ from mirror.resuming import resuming
 from mirror.transfer import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mirror.oci import Descriptor, Kind
     from mirror.source import Content, Request, Source
@@ -46,6 +46,10 @@ class Transfers:
     def __len__(self) -> int:
         """How many objects can be shared now."""
         return len(self._transfers)
+
+    def __iter__(self) -> Iterator[tuple[str, Transfer]]:
+        """Those, each with the registry whose object it is."""
+        return ((key[0], transfer) for key, transfer in self._transfers.items())
 
     async def join(self, request: Request) -> Content | None:
         """What a transfer under way gives of the object, when it gives that soon."""

@@ -125,6 +125,16 @@ class Transfer:
         return self.failure is None and self._closing is None
 
     @property
+    def fetched(self) -> int:
+        """How many bytes came so far."""
+        return self._fetched
+
+    @property
+    def readers(self) -> int:
+        """How many read it now."""
+        return len(self._readers)
+
+    @property
     def readable(self) -> int:
         """How far readers may get now."""
         return self._written if self._verified else min(self._written, max(0, self.size - HELD_BACK_BYTES))
