@@ -7,7 +7,9 @@ of the path.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
 
 from mirror.errors import Code, RequestError
 from mirror.listings import ListingRequest
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
     from mirror.oci import Reference
     from mirror.trail import Step
+
+
+NAMES_MAX: Final = 1024
+"""Repositories whose names were found valid, and queries that were read: each pull repeats them for each object."""
 
 
 def read_request(http: HttpRequest, kind: Kind, itself: str, watch: Callable[[Step], None]) -> Request:
@@ -59,13 +65,22 @@ def read_listing(http: HttpRequest, itself: str) -> ListingRequest:
 
 def _read_repository(http: HttpRequest, itself: str) -> Repository:
     name = http.path_params["name"]
-    registry = itself or http.query_params.get("ns")
+    registry = itself or _named_registry(http.scope["query_string"])
     if registry is None:
         registry, _, name = name.partition("/")
         if not name or not ("." in registry or ":" in registry or registry == "localhost"):
             raise RequestError(Code.NAME_UNKNOWN, "name the registry: ?ns=<registry> or /v2/<registry>/<name>/...")
     with _refused():
-        return Repository.parse(registry, name)
+        return _repository(registry, name)
+
+
+_repository = lru_cache(NAMES_MAX)(Repository.parse)
+
+
+@lru_cache(NAMES_MAX)
+def _named_registry(query: bytes) -> str | None:
+    """The last `ns` of a query."""
+    return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)).get("ns")
 
 
 @contextmanager
@@ -85,6 +100,12 @@ def _read_range(http: HttpRequest, reference: Reference) -> ByteRange | None:
     if condition is not None and condition != entity_tag(reference):
         return None
     return ByteRange.parse(http.headers.get("range"))
+
+
+def has_already(http: HttpRequest, digest: Digest) -> bool:
+    """Whether the client says that it has the object of this digest (RFC 9110, "If-None-Match")."""
+    tags = [tag.strip().removeprefix("W/") for tag in http.headers.get("if-none-match", "").split(",")]
+    return "*" in tags or entity_tag(digest) in tags
 
 
 def entity_tag(reference: Reference) -> str:

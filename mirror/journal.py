@@ -1,6 +1,6 @@
 """What became of the last requests: so that it can be told afterwards what was pulled, from where, and why.
 
-A journal listens at the HTTP edge (`mirror.registry.Observer`) and passes on what it hears. Of each answer it keeps an
+A journal listens at the HTTP edge (`mirror.trail.Observer`) and passes on what it hears. Of each answer it keeps an
 entry and writes one line to the log: no credentials, no bytes. It also knows the answers that are being given now.
 
 It keeps the latest `RECENT_MAX` entries of content in their order, and for each object and tag that the runtime asked
@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mirror.registry import Observer
     from mirror.source import Request
-    from mirror.trail import Answer, Step
+    from mirror.trail import Answer, Observer, Step
 
 log = logging.getLogger(__name__)
 

@@ -172,7 +172,7 @@ def _samples(metric: Counter | Gauge) -> Iterable[Sample]:
 
 
 class FaceObserver:
-    """Counts what one HTTP face does (a `mirror.registry.Observer`, and that of its doors)."""
+    """Counts what one HTTP face does (a `mirror.trail.Observer`, and that of its doors)."""
 
     def __init__(self, metrics: Metrics, face: str) -> None:
         self._metrics = metrics

@@ -11,13 +11,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import quote
 
+from mirror.content_response import SOURCE_HEADER
 from mirror.errors import CorruptError, NotFoundError, UnavailableError
 from mirror.hedge import Patience, Race
 from mirror.http_client import OPENED, read_descriptor, read_head
 from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, Load, read_names
 from mirror.peer_client import PeerClient
 from mirror.peer_mac import HEADER
-from mirror.registry import SOURCE_HEADER
 from mirror.source import Content
 from mirror.trail import ID_HEADER, READER_HEADER, What
 from mirror.verified import open_verified

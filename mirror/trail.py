@@ -2,7 +2,7 @@
 
 A *trail* goes with each request (`source.Request.trail`). Whoever leaves a source for another one, asks a second one,
 or goes on from elsewhere, notes that as a *step*. An *answer* is what the client got: its status, the content, how
-much of it and how fast. The HTTP edge tells of both (`mirror.registry.Observer`); metrics, the log line of each pull
+much of it and how fast. The HTTP edge tells of both (`Observer`); metrics, the log line of each pull
 and the page of recent pulls are all made of them, and of nothing else.
 
 A trail's id follows the pull from node to node, in the header `Skvaller-Request`. It is advice: whoever is let in may
@@ -15,7 +15,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
@@ -141,3 +141,19 @@ class Answer:
         if self.content is not None:
             return self.content.source
         return "aside" if self.request is not None and self.status in ASIDE else "none"
+
+
+class Observer(Protocol):
+    """Is told what becomes of requests."""
+
+    def noted(self, step: Step) -> None:
+        """A step was taken for a request."""
+        ...
+
+    def answered(self, answer: Answer) -> None:
+        """A status line goes out. Is there content, then `ended` follows."""
+        ...
+
+    def ended(self, answer: Answer) -> None:
+        """The content has been sent, or source or client broke off."""
+        ...

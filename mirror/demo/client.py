@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 
+from mirror.content_response import HOLDER_HEADER, SOURCE_HEADER
 from mirror.http_client import reason
 from mirror.oci import MANIFEST_BYTES_MAX, OCI_MANIFEST, Digest, Kind
-from mirror.registry import HOLDER_HEADER, SOURCE_HEADER
 
 if TYPE_CHECKING:
     from mirror.oci import Repository, Tag

@@ -90,7 +90,7 @@ class DemoRegistry:
         self.bytes = 0
 
     def noted(self, step: Step) -> None:
-        """A registry has one source (see `mirror.registry.Observer`)."""
+        """A registry has one source (see `mirror.trail.Observer`)."""
 
     def answered(self, answer: Answer) -> None:
         """Count a request."""

@@ -260,3 +260,32 @@ async def test_a_push_is_unsupported(face: Face, method: str) -> None:
     async with face.request(method, f"{NAME}/manifests/v1") as response:
         assert response.status == 405
         assert (await response.json())["errors"][0]["code"] == "UNSUPPORTED"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("condition", ['"{}"', 'W/"{}"', '"sha256:0", "{}"', "*"])
+async def test_a_client_that_has_the_object_already_is_told_so(face: Face, method: str, condition: str) -> None:
+    layer, _ = face.layers[1]
+    for path, digest in (
+        (f"{NAME}/manifests/{face.manifest}", face.manifest),
+        (f"{NAME}/manifests/v1", face.manifest),
+        (f"{NAME}/blobs/{layer}", layer),
+    ):
+        async with face.request(method, path, **{"If-None-Match": condition.format(digest)}) as response:
+            assert response.status == 304
+            assert response.headers["ETag"] == f'"{digest}"'
+            assert "Content-Length" not in response.headers
+            assert await response.read() == b""
+
+
+async def test_a_client_that_has_another_object_gets_this_one(face: Face) -> None:
+    layer, size = face.layers[0]
+    async with face.request("GET", f"{NAME}/blobs/{layer}", **{"If-None-Match": f'"{face.manifest}"'}) as response:
+        assert response.status == 200
+        assert len(await response.read()) == size
+    async with face.request("GET", f"{NAME}/manifests/v1", **{"If-None-Match": f'"{layer}"'}) as response:
+        assert response.status == 200
+        assert face.manifest.matches(await response.read())
+    missing = Digest.of(b"nobody has this")
+    async with face.request("GET", f"{NAME}/blobs/{missing}", **{"If-None-Match": f'"{missing}"'}) as response:
+        assert response.status == 404
