@@ -12,7 +12,7 @@ VALUES: Final = MANIFESTS.with_name("values.yaml")
 
 def manifests() -> str:
     """What has to be in the file."""
-    return render("--values", VALUES)
+    return render("--no-hooks", "--values", VALUES)
 
 
 if __name__ == "__main__":

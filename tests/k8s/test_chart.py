@@ -46,7 +46,7 @@ pytestmark = pytest.mark.timeout(1800)  # the first test that needs helm may hav
 
 def objects(*arguments: str | Path) -> dict[str, Any]:
     """The rendered objects by their kind, of which there is one each."""
-    rendered = [part for part in yaml.safe_load_all(render(*arguments)) if part]
+    rendered = [part for part in yaml.safe_load_all(render("--no-hooks", *arguments)) if part]
     by_kind = {part["kind"]: part for part in rendered}
     assert len(by_kind) == len(rendered)
     return by_kind
@@ -225,6 +225,19 @@ def test_without_hosts_nothing_of_the_nodes_configuration_is_touched() -> None:
     pod = objects("--set=hosts.enabled=false")["DaemonSet"]["spec"]["template"]["spec"]
     assert [part["name"] for part in pod["containers"]] == ["agent"]
     assert not any("certs.d" in volume.get("hostPath", {}).get("path", "") for volume in pod["volumes"])
+
+
+def test_the_hook_cleans_up_as_the_pods_do_and_is_left_out_where_there_is_nothing_to_clean() -> None:
+    parts = [part for part in yaml.safe_load_all(render()) if part]
+    hooks = {part["kind"]: part for part in parts if "helm.sh/hook" in part["metadata"].get("annotations", {})}
+    assert hooks.keys() == {"DaemonSet", "Job"}
+    [cleanup] = hooks["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    hosts = container("hosts")
+    assert cleanup["securityContext"] == hosts["securityContext"]
+    assert cleanup["volumeMounts"] == hosts["volumeMounts"]
+    assert "skvaller cleanup --certs-dir /certs.d" in cleanup["args"][0]
+    for nothing in ("--set=hosts.enabled=false", "--set=hosts.cleanupSeconds=0"):
+        assert "helm.sh/hook" not in render(nothing)
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:

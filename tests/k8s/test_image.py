@@ -48,7 +48,7 @@ def pod(node: Node, image: Image, lab: Lab, *registries: Registry) -> Pod:
         arguments.append(f"--set=registries[{number}].name={registry.name},registries[{number}].url={registry.url}")
     node.content_dir.mkdir(parents=True, exist_ok=True)  # containerd 1.7 and later make it at the first pull
     (node.directory / "state-of-the-agent").mkdir()
-    objects = {part["kind"]: part for part in yaml.safe_load_all(render(*arguments))}
+    objects = {part["kind"]: part for part in yaml.safe_load_all(render("--no-hooks", *arguments))}
     seeds = ",".join(f"{other.address}:{ROUTER_PORT}" for other in lab.nodes)
     return Pod(node, objects["DaemonSet"], image, SECRET, {"SKVALLER_SEEDS": seeds})
 

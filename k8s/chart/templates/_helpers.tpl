@@ -56,3 +56,42 @@ seLinuxOptions:
   mountPath: /var/run/secrets/kubernetes.io/serviceaccount
   readOnly: true
 {{- end }}
+
+{{/* Of all pods: on every node, with its network, and without the token that would be mounted into every container. */}}
+{{- define "skvaller.anywhere" -}}
+hostNetwork: true
+automountServiceAccountToken: false
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Of containers that run a command now and then. */}}
+{{- define "skvaller.smallResources" -}}
+requests:
+  cpu: 5m
+  memory: 32Mi
+limits:
+  memory: 128Mi
+{{- end }}
+
+{{- define "skvaller.hostsCapabilities" -}}
+capabilities:
+  drop: [ALL]
+  # Files of other owners are written, and keep their owner and mode.
+  add: [CHOWN, DAC_OVERRIDE, FOWNER]
+{{- end }}

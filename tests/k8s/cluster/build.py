@@ -17,7 +17,7 @@ from typing import Final
 from tests.lab.cache import BUILD_TIMEOUT_S, cached, run
 
 KUBERNETES_VERSION: Final = "1.37.2"
-PROGRAMS: Final = ("kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+PROGRAMS: Final = ("kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler")
 JOBS: Final = "2"
 """Packages that are compiled at a time; each may take a gigabyte."""
 
