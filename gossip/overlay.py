@@ -55,6 +55,19 @@ def neighbours(me: str, others: Collection[str]) -> list[str]:
     return sorted(found)
 
 
+def graph(names: Collection[str]) -> dict[str, list[str]]:
+    """The neighbours of each among all, as `neighbours` finds them for one; far sooner than one by one."""
+    if mesh(len(names)):
+        return {name: sorted(set(names) - {name}) for name in names}
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for ring in range(rings(len(names))):
+        order = sorted(names, key=lambda name: (points(name)[ring], name))
+        for name, ahead in zip(order, [*order[1:], order[0]], strict=True):
+            found[name].add(ahead)
+            found[ahead].add(name)
+    return {name: sorted(near) for name, near in found.items()}
+
+
 @lru_cache(maxsize=NAMES_KEPT)
 def points(name: str) -> tuple[int, ...]:
     """The places of a name on all rings: eight bytes of a hash for each. They are remembered."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
+from array import array
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
 from gossip.codec import decode, encode
+from gossip.messages import Deltas, Heads, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What the network does to a message: probabilities, and latency in seconds, evenly spread.
+    """What the network does to a message: probabilities, and latency in seconds, evenly spread; between nodes of two
+    zones it is `latency_between_s`, if that is given.
 
     `ordered`: messages from one node to another do not overtake each other, as on one connection.
     """
@@ -31,18 +34,27 @@ class Faults:
     loss: float = 0.0
     duplication: float = 0.0
     latency_s: tuple[float, float] = (0.0005, 0.002)
+    latency_between_s: tuple[float, float] | None = None
     ordered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A tracked change: when it was made, and how long it took to each other node that ran then, in seconds."""
+
+    made_at: float
+    latencies: array[float] = field(default_factory=lambda: array("d"))
 
 
 @dataclass(slots=True, eq=False)
 class Host:
     """A node's machine: what stays when its process ends is the epoch's counter.
 
-    `listens_to` are publish ports by name; `awaits` are the tracked changes that have not arrived here, with the time
-    at which they were made.
+    `listens_to` are publish ports by name; `awaits` are the tracked changes that have not arrived here.
     """
 
     name: str
+    zone: str
     port: int
     clock_s: float
     counter: int = 0
@@ -51,7 +63,7 @@ class Host:
     listens_to: dict[str, int] = field(default_factory=dict)
     timer_at: float = inf
     stalled_until: float = 0.0
-    awaits: dict[tuple[str, Epoch, int], float] = field(default_factory=dict)
+    awaits: dict[tuple[str, Epoch, int], Change] = field(default_factory=dict)
     arrived: dict[str, float] = field(default_factory=dict)
     """When the latest message of each other node arrives, on ordered connections."""
     messages_in: int = 0
@@ -73,8 +85,8 @@ class Network:
         self.now = 0.0
         self.events = 0
         self.faults = faults
-        self.latencies: list[float] = []
-        """How long each tracked change took to each other node."""
+        self.changes: list[Change] = []
+        """The tracked ones."""
         self.dice = random.Random(f"{seed} network")  # noqa: S311 - reproducible by intention
         self._decode_every = decode_every
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -127,13 +139,17 @@ class Network:
         host.bytes_out += size * len(receivers)
         self._sent += 1
         said = None if self._sent % self._decode_every == 0 else (sender, message)
+        faults = self.faults
         for receiver, life in receivers:
-            copies = 2 if self.faults.duplication and self.dice.random() < self.faults.duplication else 1
+            near = faults.latency_between_s is None or receiver.zone == host.zone
+            latency_s = faults.latency_s if near else faults.latency_between_s
+            assert latency_s is not None
+            copies = 2 if faults.duplication and self.dice.random() < faults.duplication else 1
             for _ in range(copies):
-                arrival = self.now + self.dice.uniform(*self.faults.latency_s)
-                if self.faults.loss and self.dice.random() < self.faults.loss:
+                arrival = self.now + self.dice.uniform(*latency_s)
+                if faults.loss and self.dice.random() < faults.loss:
                     continue
-                if self.faults.ordered:
+                if faults.ordered:
                     arrival = receiver.arrived[host.name] = max(arrival, receiver.arrived.get(host.name, 0.0))
                 deliver = partial(self._deliver, (host, host.life), receiver, life, frames, said)
                 self.at(arrival, deliver)
@@ -160,11 +176,11 @@ class Network:
             self._trace.update(f"{self.now!r} {origin[0].name} {receiver.name} ".encode() + b" ".join(frames))
             said = decode(receiver.replica.config.cluster, frames)
         self.act(receiver, receiver.replica.receive(*said, receiver.clock(self.now)), origin)
-        if receiver.awaits and receiver.replica is not None:
+        if receiver.awaits and isinstance(said[1], Deltas | Part | Heads) and receiver.replica is not None:
             self._arrive(receiver, receiver.replica)
 
     def _arrive(self, host: Host, replica: Replica) -> None:
-        for change, made_at in list(host.awaits.items()):
-            if replica.set.at(change[0]) >= change[1:]:
-                del host.awaits[change]
-                self.latencies.append(self.now - made_at)
+        for key, change in list(host.awaits.items()):
+            if replica.set.at(key[0]) >= key[1:]:
+                del host.awaits[key]
+                change.latencies.append(self.now - change.made_at)

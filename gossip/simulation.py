@@ -20,7 +20,7 @@ from gossip.membership import Claim, Visibility
 from gossip.messages import CLAIMS_PER_MESSAGE_MAX, Part, Sender
 from gossip.outputs import Conflict, Link, Publish, Reply, SaveEpoch, Send, Unlink
 from gossip.replica import Replica
-from gossip.simulated_network import Faults, Host, Network
+from gossip.simulated_network import Change, Faults, Host, Network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -46,8 +46,8 @@ CHECK_EVERY: Final = 20
 class Simulation(Network):
     """A cluster of simulated nodes; `now` is in seconds from the beginning.
 
-    `seeds` are the names of the nodes that everybody asks to be let in. `check_every` 0 leaves out all checks, which
-    cost far more than the simulation; `config` are settings for all nodes.
+    `seeds` are the names of the nodes that everybody asks to be let in; `zones` are those of the nodes that have one.
+    `check_every` 0 leaves out all checks, which cost far more than the simulation; `config` are settings for all nodes.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Simulation(Network):
         check_every: int = CHECK_EVERY,
         decode_every: int = 1,
         config: Mapping[str, float] | None = None,
+        zones: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(seed, faults or Faults(), decode_every)
         self.seed = seed
@@ -66,6 +67,7 @@ class Simulation(Network):
         self._seeds = tuple(seeds)
         self._check_every = check_every
         self._config = dict(config or {})
+        self._zones = dict(zones or {})
         self._nodes = random.Random(f"{seed} nodes")  # noqa: S311 - reproducible by intention
         self._by_port: dict[int, Host] = {}
         self._listeners: dict[int, dict[int, Host]] = {}
@@ -129,14 +131,15 @@ class Simulation(Network):
         host.stalled_until = max(host.stalled_until, self.now + duration_s)
 
     def add(self, name: str, key: bytes, *, tracked: bool = False) -> None:
-        """A node gets a key; how long it takes to all others is noted if it is `tracked`."""
+        """A node gets a key; how long it takes to all others is noted in `changes` if it is `tracked`."""
         host = self.hosts[name]
         outputs = self.replica(name).add(key, host.clock(self.now))
         if tracked:
-            change = (name, *self.replica(name).set.at(name))
+            change = Change(self.now)
+            self.changes.append(change)
             for other in self.hosts.values():
                 if other.replica is not None and other is not host:
-                    other.awaits[change] = self.now
+                    other.awaits[(name, *self.replica(name).set.at(name))] = change
         self.act(host, outputs)
 
     def remove(self, name: str, key: bytes) -> None:
@@ -187,11 +190,13 @@ class Simulation(Network):
         host = self.hosts.get(name)
         if host is None:
             clock_s = self._nodes.uniform(0, 1e6)
-            host = self.hosts[name] = Host(name, FIRST_PORT + 2 * len(self.hosts), clock_s)
+            zone = self._zones.get(name, "")
+            host = self.hosts[name] = Host(name, zone, FIRST_PORT + 2 * len(self.hosts), clock_s)
             self._by_port[host.port + 1] = host
         assert host.replica is None, f"{name} runs already"
         host.life += 1
-        config = Config(name, publish_port=host.port, router_port=host.port + 1, **self._config)  # type: ignore[arg-type]
+        ports = {"publish_port": host.port, "router_port": host.port + 1}
+        config = Config(name, zone=host.zone, **ports, **self._config)  # type: ignore[arg-type]
         rng = random.Random(self._nodes.getrandbits(64))  # noqa: S311
         host.replica = Replica(config, counter=host.counter, rng=rng, counters=Counters())
         for key in keys:
@@ -214,7 +219,7 @@ class Simulation(Network):
             if self._acts % self._check_every == 0:
                 self._check(replica)
         for output in outputs:
-            self._perform(host, output, asker)
+            self.perform(host, output, asker)
             if host.replica is not replica:
                 return
         due = replica.deadline - host.clock_s
@@ -222,7 +227,8 @@ class Simulation(Network):
             host.timer_at = due
             self.at(max(self.now, due), partial(self._tick, host, host.life, due))
 
-    def _perform(self, host: Host, output: Output, asker: tuple[Host, int] | None) -> None:
+    def perform(self, host: Host, output: Output, asker: tuple[Host, int] | None) -> None:
+        """Do one thing that a replica wants."""
         match output:
             case Publish(sender, message):
                 self._spread(host, sender, message)

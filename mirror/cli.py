@@ -16,6 +16,7 @@ from mirror.commands import (
     find,
     members,
     serve,
+    simulate,
     status,
     top,
     transfers,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE_ERROR = 2
-COMMANDS = (serve, configure, status, members, find, explain, transfers, top, control, demo, untaint, completion)
+COMMANDS = (serve, configure, status, members, find, explain, transfers, top, control, demo, simulate, untaint, completion)
 """In the order of `--help`."""
 
 

@@ -1,10 +1,17 @@
 """What a cluster of a thousand nodes does, simulated with the product's own replicas, against the budgets.
 
-    python -m tests.benchmark.gossip_simulation [--nodes N] [--digests N] [--seed N] [--stall-minutes N]
+    python -m tests.benchmark.gossip_simulation [--nodes N] [--digests N] [--seed N] [--parts PART,PART...]
 
-One cluster goes through all: idle, single additions, a burst, a crash, a loss of power, a partition into halves, and
-stalls of all nodes. Simulated time says what the protocol does; it leaves out the time that nodes need to compute.
-About twenty minutes at 1,000 nodes, half of it the stalls.
+The parts:
+
+- `life`: one cluster goes through quiet seconds, a roll-out, a crash, a power loss of five nodes, and a partition into
+  halves, longer than a mass failure keeps the others visible;
+- `stalls`: all nodes stall now and then, for ten minutes;
+- `detector`: the same for very many node-hours. A stall shorter than the detector's patience cannot matter, so only the
+  longer ones are played, one after another in a cluster of twelve.
+
+Simulated time says what the protocol does; it leaves out the time that nodes need to compute. At 1,000 nodes `life`
+takes about a quarter of an hour, and so does `stalls`.
 """
 
 from __future__ import annotations
@@ -12,190 +19,109 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import sys
 import time
-from dataclasses import dataclass, field
 
-from gossip.membership import Visibility
+from gossip.planning import Death, Partition, Report, Scenario, begin
+from gossip.planning.full import STALL_MEDIAN_S, STALL_SIGMA
 from gossip.simulation import Faults, Simulation
+from tests.benchmark.figures import figure
 
-LATENCY_S = (0.0003, 0.0015)
-SETTLE_S = 15.0
 STALLS_PER_HOUR = 6.0
-STALL_MEDIAN_S, STALL_SIGMA = 0.3, 0.8
-"""The milder stall model: the logarithm of a stall's length has a normal distribution."""
+STALL_MINUTES = 10.0
+DETECTOR_NODES = 12
+DETECTOR_NODE_HOURS = 20_000
 LONG_S = 3.0
 """Less than the silence that makes anybody ask."""
+PAUSE_S = 15.0
+"""After a stall, until everything is as before."""
 
 
-@dataclass
-class Report:
-    """Measured figures beside what they must not exceed."""
+def life(nodes: int, digests: int, seed: int) -> None:
+    scenario = Scenario(
+        nodes=nodes,
+        digests=digests,
+        seed=seed,
+        rollout_at_s=20.0,
+        rollout_for_s=3.0,
+        deaths=(Death(30.0, 1), Death(50.0, min(5, nodes // 4), silently=True)),
+        partitions=(Partition(70.0, 120.0, 0.5),),
+        duration_s=210.0,
+    )
+    report = play(scenario)
+    quiet, burst, parted, _ = report.propagation
+    figure("single add visible everywhere, p99", milliseconds(quiet.p99_s), "ms", 100)
+    figure("single add visible everywhere, max", milliseconds(quiet.max_s), "ms")
+    figure(f"burst of {scenario.rollout_rate:g} adds/s, p99", milliseconds(burst.p99_s), "ms", 500)
+    figure("burst, max", milliseconds(burst.max_s), "ms")
+    figure("changes that never arrived, of (change, node)", sum(part.missing for part in report.propagation), "", 0)
+    idle, rolling, _ = report.traffic
+    figure("idle traffic in, with one add a second", idle.bytes_in / 1000, "KB/s", 10)
+    figure("idle messages in", idle.messages_in, "1/s")
+    figure("burst traffic in", rolling.bytes_in / 1000, "KB/s")
+    crash, power_loss = report.detections
+    figure("crash: hidden everywhere", or_never(crash.hidden_everywhere_s), "s", 10)
+    figure(f"power loss of {power_loss.nodes}: hidden everywhere", or_never(power_loss.hidden_everywhere_s), "s", 13)
+    (scar,) = report.healings
+    figure("50/50 partition of 120 s: everybody sees everybody after", or_never(scar.healed_s), "s", 5)
+    figure("pairs of one side hidden at any time", scar.hidden_within_max, "", 0)
+    figure("changes made in the partition, p99 with its length", or_never(parted.p99_s), "s")
+    figure("nodes called DOWN though they ran and were not cut off", report.false_downs, "", 0)
 
-    rows: list[tuple[str, float, float | None, str]] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
 
-    def add(self, what: str, value: float, budget: float | None, unit: str) -> None:
-        self.rows.append((what, value, budget, unit))
-        verdict = "" if budget is None else f"  (budget {budget:g}: {'ok' if value <= budget else 'EXCEEDED'})"
-        print(f"{time.monotonic() - self.began:7.0f} s   {what}: {value:.4g} {unit}{verdict}", flush=True)
+def stalls(nodes: int, digests: int, seed: int) -> None:
+    scenario = Scenario(
+        nodes=nodes,
+        digests=digests,
+        seed=seed,
+        adds_per_s=0.0,
+        rollout_adds_per_s=0.0,
+        stalls_per_hour=STALLS_PER_HOUR,
+        duration_s=60 * STALL_MINUTES,
+    )
+    report = play(scenario)
+    per_hour = 60 / STALL_MINUTES * 1000 / nodes
+    figure(f"false DOWNs in {STALL_MINUTES:g} min, per hour and 1,000 nodes", report.false_downs * per_hour, "", 0.2)
+    figure("accusations, per hour and 1,000 nodes", report.accusations * per_hour, "")
 
 
-def percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
+def detector(seed: int) -> None:
+    dice = random.Random(seed)
+    names = [f"node{number:02}" for number in range(DETECTOR_NODES)]
+    cluster = Simulation(seed, names[:2], Faults(ordered=True), check_every=0, decode_every=100)
+    cluster.start_acquainted({name: [] for name in names})
+    cluster.run(PAUSE_S)
+    count = int(DETECTOR_NODE_HOURS * STALLS_PER_HOUR)
+    lengths = [dice.lognormvariate(math.log(STALL_MEDIAN_S), STALL_SIGMA) for _ in range(count)]
+    false = 0
+    for length_s in lengths:
+        if length_s > LONG_S:
+            downs = [cluster.replica(name).counters.downs for name in names]
+            cluster.run(dice.random())
+            cluster.stall(dice.choice(names), length_s)
+            cluster.run(length_s + PAUSE_S)
+            false += downs != [cluster.replica(name).counters.downs for name in names]
+    longer = sum(length_s > LONG_S for length_s in lengths)
+    figure(f"stalls longer than {LONG_S:g} s in {DETECTOR_NODE_HOURS:,} node-hours", longer, "")
+    figure("false DOWNs, detector alone, per 1,000 node-hours", false / DETECTOR_NODE_HOURS * 1000, "", 0.2)
 
 
-class Bench:
-    """One cluster and what is done to it."""
+def play(scenario: Scenario) -> Report:
+    run = begin(scenario)
+    began = time.process_time()
+    for elapsed_s in run.steps():
+        if elapsed_s % 10 == 0:
+            line = f"{elapsed_s:.0f} of {scenario.end_s:g} s, {time.process_time() - began:.0f} s of CPU"
+            print(line, file=sys.stderr, flush=True)
+    return run.report()
 
-    def __init__(self, nodes: int, digests: int, seed: int) -> None:
-        self.report = Report()
-        self.dice = random.Random(seed)
-        self.names = [f"node{number:05}" for number in range(nodes)]
-        pool = [self.dice.randbytes(33) for _ in range(digests * 20)]
-        content = {name: self.dice.sample(pool, digests) for name in self.names}
-        faults = Faults(latency_s=LATENCY_S, ordered=True)
-        self.cluster = Simulation(seed, self.names[:3], faults, check_every=0, decode_every=100)
-        self.cluster.start_acquainted(content)
-        self.cluster.run(SETTLE_S)
-        self.report.add("nodes ready", nodes, None, f"nodes, {digests} digests each")
 
-    def idle(self, duration_s: float = 20.0) -> None:
-        self.reset()
-        self.cluster.run(duration_s)
-        hosts = self.cluster.hosts.values()
-        received = sum(host.bytes_in for host in hosts) / len(hosts) / duration_s / 1000
-        sent = sum(host.bytes_out for host in hosts) / len(hosts) / duration_s / 1000
-        self.report.add("idle traffic, the greater of in and out", max(received, sent), 10.0, "KB/s per node")
-        messages = sum(host.messages_in for host in hosts) / len(hosts) / duration_s
-        self.report.add("idle messages in", messages, None, "per s and node")
+def milliseconds(value_s: float | None) -> float:
+    return or_never(value_s) * 1000
 
-    def reset(self) -> None:
-        self.cluster.latencies.clear()
-        for host in self.cluster.hosts.values():
-            host.messages_in = host.bytes_in = host.bytes_out = 0
 
-    def single_adds(self, count: int = 20) -> None:
-        self.reset()
-        for _ in range(count):
-            self.cluster.add(self.dice.choice(self.names), self.dice.randbytes(33), tracked=True)
-            self.cluster.run(1.0)
-        self.propagation("single add", 0.1, count)
-
-    def burst(self, per_s: float = 400.0, duration_s: float = 3.0, tracked_every: int = 20) -> None:
-        """Additions at random nodes, `per_s` for a cluster of 1,000."""
-        self.reset()
-        per_s *= len(self.names) / 1000
-        count = int(per_s * duration_s)
-        for number in range(count):
-            self.cluster.run(self.dice.expovariate(per_s))
-            name, tracked = self.dice.choice(self.names), number % tracked_every == 0
-            self.cluster.add(name, self.dice.randbytes(33), tracked=tracked)
-        bytes_in = sum(host.bytes_in for host in self.cluster.hosts.values()) / len(self.names) / duration_s / 1000
-        self.cluster.run(3.0)
-        self.report.add("burst traffic in", bytes_in, None, "KB/s per node")
-        self.propagation("burst", 0.5, len(range(0, count, tracked_every)))
-
-    def propagation(self, what: str, budget_s: float, tracked: int) -> None:
-        values = self.cluster.latencies
-        missing = tracked * (len(self.names) - 1) - len(values)
-        self.report.add(f"{what}: p50", percentile(values, 0.5) * 1000, None, "ms")
-        self.report.add(f"{what}: p99", percentile(values, 0.99) * 1000, budget_s * 1000, "ms")
-        self.report.add(f"{what}: max", max(values) * 1000, None, "ms")
-        self.report.add(f"{what}: not arrived", missing, 0, "of all (change, node)")
-
-    def death(self, what: str, budget_s: float, *, silently: bool) -> None:
-        victim = self.dice.choice(self.names[3:])
-        keys = [key for _, key in self.cluster.replica(victim).set.elements(victim)]
-        began = self.cluster.now
-        self.cluster.crash(victim, silently=silently)
-        first = math.nan
-        while self.cluster.now - began < 60.0:
-            self.cluster.run(0.1)
-            views = self.cluster.views(victim)
-            if math.isnan(first) and Visibility.HIDDEN in views:
-                first = self.cluster.now - began
-            if all(view is Visibility.HIDDEN for view in views):
-                break
-        self.report.add(f"{what}: hidden first", first, None, "s")
-        self.report.add(f"{what}: hidden everywhere", self.cluster.now - began, budget_s, "s")
-        self.cluster.start(victim, keys)
-        self.cluster.run(SETTLE_S)
-        back = self.cluster.views(victim).count(Visibility.NORMAL) / (len(self.names) - 1)
-        self.report.add(f"{what}: nodes that do not see it again {SETTLE_S:.0f} s after its return", 1 - back, 0, "")
-
-    def halves(self, parted_s: float = 120.0) -> None:
-        """A partition into halves, longer than a mass failure keeps the others visible; then it heals."""
-        half = self.names[: len(self.names) // 2]
-        self.cluster.partition(half)
-        self.cluster.run(parted_s)
-        hidden = [view for name in half for view in self.cluster.views(name)[len(half) - 1 :]].count(Visibility.HIDDEN)
-        self.report.add(
-            "partition: pairs hidden across it", hidden / len(half) / (len(self.names) - len(half)), None, ""
-        )
-        self.cluster.add(half[0], b"made on one side")
-        self.cluster.heal()
-        self.cluster.faults = Faults(latency_s=LATENCY_S, ordered=True)
-        began = self.cluster.now
-        wrongly = 0
-        side = set(half)
-        while self.cluster.now - began < 30.0:
-            self.cluster.run(0.25)
-            across = within = 0
-            for name in self.names:
-                for other in self.cluster.replica(name).membership.others.values():
-                    if other.visibility is Visibility.HIDDEN:
-                        if (name in side) == (other.member.name in side):
-                            within += 1
-                        else:
-                            across += 1
-            wrongly = max(wrongly, within)
-            if not across and not within:
-                break
-        self.report.add("heal: everybody visible everywhere", self.cluster.now - began, 5.0, "s")
-        self.report.add("heal: most pairs of one side hidden at any time", wrongly, 0, "pairs")
-        self.cluster.run(SETTLE_S)
-
-    def stalls(self, minutes: float) -> None:
-        downs, suspicions, stalls = self.count("downs"), self.count("suspicions"), 0
-        end = self.cluster.now + 60 * minutes
-        per_s = STALLS_PER_HOUR * len(self.names) / 3600
-        while self.cluster.now < end:
-            self.cluster.run(self.dice.expovariate(per_s))
-            self.cluster.stall(
-                self.dice.choice(self.names), self.dice.lognormvariate(math.log(STALL_MEDIAN_S), STALL_SIGMA)
-            )
-            stalls += 1
-        per_hour = 60 / minutes * 1000 / len(self.names)
-        self.report.add("stalls", stalls, None, f"in {minutes:g} min")
-        false_downs = (self.count("downs") - downs) / (len(self.names) - 1)
-        self.report.add("false DOWNs", false_downs * per_hour, 0.2, "per hour and 1,000 nodes")
-        false_suspicions = self.count("suspicions") - suspicions
-        self.report.add("accusations by neighbours", false_suspicions * per_hour, None, "per hour and 1,000 nodes")
-
-    def long_stalls(self, node_hours: float) -> None:
-        """The detector for very many hours: a stall shorter than its patience cannot matter, so only the longer ones of
-        the model are played, one after another in a cluster of twelve."""
-        names = self.names[:12]
-        cluster = Simulation(1, names[:2], Faults(latency_s=LATENCY_S, ordered=True), check_every=0, decode_every=100)
-        cluster.start_acquainted({name: [] for name in names})
-        cluster.run(SETTLE_S)
-        lengths = (
-            self.dice.lognormvariate(math.log(STALL_MEDIAN_S), STALL_SIGMA)
-            for _ in range(int(node_hours * STALLS_PER_HOUR))
-        )
-        long = [length for length in lengths if length > LONG_S]
-        before = sum(cluster.replica(name).counters.downs for name in names)
-        for length in long:
-            cluster.stall(self.dice.choice(names), length)
-            cluster.run(length + SETTLE_S)
-        downs = (sum(cluster.replica(name).counters.downs for name in names) - before) / (len(names) - 1)
-        self.report.add(f"stalls longer than {LONG_S:g} s", len(long), None, f"in {node_hours:g} node-hours")
-        self.report.add("false DOWNs, detector alone", downs / node_hours * 1000, 0.2, "per hour and 1,000 nodes")
-
-    def count(self, what: str) -> int:
-        counters = [self.cluster.replica(name).counters for name in self.cluster.running()]
-        return sum(getattr(counter, what) for counter in counters)
+def or_never(value_s: float | None) -> float:
+    return math.inf if value_s is None else value_s
 
 
 def main() -> None:
@@ -203,20 +129,15 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--digests", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--stall-minutes", type=float, default=10.0)
+    parser.add_argument("--parts", default="life,stalls,detector")
     arguments = parser.parse_args()
-    bench = Bench(arguments.nodes, arguments.digests, arguments.seed)
-    bench.idle()
-    bench.single_adds()
-    bench.burst()
-    bench.death("crash", 10.0, silently=False)
-    bench.death("power loss", 13.0, silently=True)
-    bench.halves()
-    bench.long_stalls(20_000)
-    if arguments.stall_minutes:
-        bench.stalls(arguments.stall_minutes)
-    over = [what for what, value, budget, _ in bench.report.rows if budget is not None and not value <= budget]
-    print("all within budget" if not over else f"over budget: {', '.join(over)}")
+    parts = arguments.parts.split(",")
+    if "life" in parts:
+        life(arguments.nodes, arguments.digests, arguments.seed)
+    if "stalls" in parts:
+        stalls(arguments.nodes, arguments.digests, arguments.seed)
+    if "detector" in parts:
+        detector(arguments.seed)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def hundred(seed: int, faults: Faults = LAN) -> Simulation:
 def late(cluster: Simulation) -> float:
     """The longest that a tracked change took to any node."""
     assert not any(host.awaits for host in cluster.hosts.values()), "not everywhere yet"
-    return max(cluster.latencies)
+    return max(latency for change in cluster.changes for latency in change.latencies)
 
 
 def test_all_start_at_once_with_three_seeds_and_agree() -> None:
