@@ -4,7 +4,8 @@ Each member listens to its neighbours (`gossip.overlay`), which say something ev
 `silence_s`, or whose connection broke, is probed: by a ping, then by pings of three others on this node's behalf. When
 nobody heard it within twice `probe_timeout_s`, this node suspects it, and says so. Every member that learns of a
 suspicion waits for the suspected to deny it (a refutation, `Membership.refute`); the more members suspect
-independently, the shorter the wait, from `suspicion_max_s` down to `suspicion_min_s`. Then it is DOWN.
+independently, the shorter the wait, from `suspicion_max_s` down to `suspicion_min_s`, counted from when a second one
+does: who happens to probe a member just as it stalls does not take from the time that it has. Then it is DOWN.
 
 This node may be at fault itself. *Health* is 0 when it is well, up to 8; it multiplies how long this node waits before
 it accuses. It is worse after a stall of this process, after a suspicion of this node, and for each helper that did not
@@ -75,6 +76,7 @@ class _Suspicion:
 
     life: tuple[Epoch, int]
     started: float
+    confirmed: float = inf
     expires: float = inf
     accusers: dict[str, None] = field(default_factory=dict)
 
@@ -150,6 +152,8 @@ class Detector:
         if claim.accuser in known.accusers or len(known.accusers) > CONFIRMATIONS:
             return False
         known.accusers[claim.accuser] = None
+        if len(known.accusers) > 1:
+            known.confirmed = min(known.confirmed, now)
         known.expires = self._expiry(known)
         self.deadline = min(self.deadline, max(known.expires, now + TICK_S_MIN))
         return True
@@ -205,6 +209,7 @@ class Detector:
             relay.due += pause_s
         for suspicion in self._suspicions.values():
             suspicion.started += pause_s
+            suspicion.confirmed += pause_s
             suspicion.expires += pause_s
 
     # What time brings.
@@ -301,9 +306,11 @@ class Detector:
         able = len(self._membership.others) + 1 - len(self._membership.gone) - len(self._suspicions) - 1
         wanted = min(CONFIRMATIONS, able)
         got = len(suspicion.accusers) - 1
+        since = suspicion.confirmed if got else suspicion.started
         if got >= wanted:
-            return suspicion.started + least
-        return suspicion.started + most - (most - least) * math.log(got + 1) / math.log(wanted + 1)
+            return since + least
+        wait_s = most - (most - least) * math.log(got + 1) / math.log(wanted + 1)
+        return min(since + wait_s, suspicion.started + most)
 
     def _condemn(self, name: str, suspicion: _Suspicion) -> None:
         del self._suspicions[name]

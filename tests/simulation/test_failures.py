@@ -87,6 +87,21 @@ def test_a_member_that_stalls_is_never_hidden(stall_s: float) -> None:
         assert cluster.replica("node005").counters.refutations > 0
 
 
+def test_a_stall_is_forgiven_for_eight_seconds_whoever_happens_to_probe_as_it_begins() -> None:
+    cluster = acquainted(12)
+    cluster.stall("node005", 7.9)
+    for name in ("node001", "node002", "node003"):
+        replica, host = cluster.replica(name), cluster.hosts[name]
+        if "node005" not in replica.membership.linked:
+            replica._detector._probe("node005", host.clock(cluster.now))
+            break
+    cluster.run(4.0)
+    assert Visibility.LAST in cluster.views("node005")
+    cluster.run(16.0)
+    assert counted(cluster, "suspicions") > 1
+    assert counted(cluster, "downs") == 0
+
+
 def test_who_wakes_from_a_long_stall_accuses_nobody_and_is_back_without_its_content_being_sent() -> None:
     cluster = acquainted(12)
     cluster.stall("node005", 30.0)

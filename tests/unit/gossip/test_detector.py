@@ -117,6 +117,18 @@ def test_the_more_suspect_a_member_the_sooner_it_is_down_and_few_members_are_eno
     assert [claim.member for claim in bench.claims()] == [replace(bench.members[0], status=Status.DOWN)]
 
 
+def test_an_early_accuser_takes_nothing_from_the_time_that_a_member_has_when_others_follow() -> None:
+    bench = Bench(linked=0, known=9)
+    bench.learn(bench.suspicion(0, "member1"))
+    bench.run(4.0)
+    for number in (2, 3, 4):
+        bench.learn(bench.suspicion(0, f"member{number}"))
+    bench.run(8.9)
+    assert not bench.claims()
+    bench.run(9.1)
+    assert [claim.member.status for claim in bench.claims()] == [Status.DOWN]
+
+
 def test_a_suspicion_is_passed_on_once_for_each_accuser_and_not_for_very_many() -> None:
     bench = Bench(linked=1, known=9)
     assert [bench.learn(bench.suspicion(0, f"accuser{n}")) for n in (1, 1, 2, 3, 4, 5, 6)] == [
