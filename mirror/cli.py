@@ -29,7 +29,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE_ERROR = 2
-COMMANDS = (serve, configure, status, members, find, explain, transfers, top, control, demo, simulate, untaint, completion)
+COMMANDS = (
+    serve,
+    configure,
+    status,
+    members,
+    find,
+    explain,
+    transfers,
+    top,
+    control,
+    demo,
+    simulate,
+    untaint,
+    completion,
+)
 """In the order of `--help`."""
 
 

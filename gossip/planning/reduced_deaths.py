@@ -52,6 +52,7 @@ class _Doubt:
     """What one node knows of one dead member: since when it is suspected, by how many, and whether it is DOWN here."""
 
     started: float
+    confirmed: float = inf
     accusers: int = 0
     expires: float = inf
     down: bool = False
@@ -100,6 +101,8 @@ class Deaths:
         if doubt.accusers > CONFIRMATIONS:
             return False
         doubt.accusers += 1
+        if doubt.accusers > 1:
+            doubt.confirmed = min(doubt.confirmed, self._flood.now)
         doubt.expires = self._expiry(doubt)
         self._flood.at(max(doubt.expires, self._flood.now), partial(self._expire, node, victim, doubt.expires))
         return True
@@ -143,7 +146,7 @@ class Deaths:
         least, most = self._config.suspicion_min_s, self._config.suspicion_max_s
         confirmed = min(doubt.accusers - 1, CONFIRMATIONS)
         wait_s = most - (most - least) * math.log(confirmed + 1) / math.log(CONFIRMATIONS + 1)
-        return doubt.started + wait_s
+        return min((doubt.confirmed if confirmed else doubt.started) + wait_s, doubt.started + most)
 
     def _expire(self, node: int, victim: _Victim, expires: float) -> None:
         doubt = victim.doubts[node]

@@ -7,6 +7,7 @@ from collections import deque
 
 import pytest
 
+from gossip import overlay
 from gossip.overlay import mesh, neighbours, points, rings
 
 
@@ -83,3 +84,8 @@ def test_a_newcomer_changes_the_neighbours_of_few() -> None:
     changed = [name for name in before if before[name] != after[name]]
     assert set(changed) == set(after["node300"]) | {n for n in changed if set(before[n]) - set(after[n])}
     assert len(changed) <= 2 * rings(301)
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 57, 300])
+def test_the_neighbours_of_all_at_once_are_those_of_each(count: int) -> None:
+    assert overlay.graph(names(count)) == graph(names(count))
