@@ -75,17 +75,22 @@ class Agent:
                 total += float(value)
         return total
 
+    async def command(self, *arguments: str) -> str:
+        """Run one of the product's commands on the node; returns what it printed. Raises `CommandError`."""
+        return await self.node.run(*COMMAND, *arguments, environment={"PYTHONPATH": str(ROOT)})
+
     async def configure_containerd(self) -> None:
         """Lead the node's containerd to the agent, with the product's own command."""
-        await self.node.run(
-            *COMMAND, "configure", "--certs-dir", self.node.certs_d, environment={"PYTHONPATH": str(ROOT)}
-        )
+        await self.command("configure", "--certs-dir", str(self.node.certs_d))
 
 
-async def start_agents(nodes: Sequence[Node], *registries: Registry) -> list[Agent]:
-    """An agent on each node, each with all as its seeds; each node's containerd led to its agent."""
+async def start_agents(nodes: Sequence[Node], *registries: Registry, extra: Sequence[str] = ()) -> list[Agent]:
+    """An agent on each node, each with all as its seeds; each node's containerd led to its agent.
+
+    `extra` are more flags for each; of two that are the same, the last one counts.
+    """
     seeds = ",".join(f"{node.address}:{ROUTER_PORT}" for node in nodes)
-    agents = [Agent(node, seeds, registries) for node in nodes]
+    agents = [Agent(node, seeds, registries, extra) for node in nodes]
     await asyncio.gather(*(agent.start() for agent in agents))
     for agent in agents:
         await agent.configure_containerd()

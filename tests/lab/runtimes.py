@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 INTEGRATION: Final = Path(__file__).parent.parent / "integration"
 TESTS: Final = tuple(
-    INTEGRATION / f"test_{name}.py" for name in ("pull", "containerd_store", "containerd_pins", "parallel_ranges")
+    INTEGRATION / f"test_{name}.py"
+    for name in ("pull", "policy", "containerd_store", "containerd_pins", "parallel_ranges")
 )
 RUN_TIMEOUT_S: Final = 1800
 
