@@ -178,6 +178,7 @@ async def create_servers(
     registries = Metered(upstream, metrics.fetched)
     spool = Spool(settings.spool_dir, settings.spool_bytes_max)
     transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
+    metrics.watch_store(lambda: settings.store != "containerd" or store.answering_since is not None)
     metrics.count_transfers(lambda: len(transfers))
     verify_all = settings.verify == "always"
     holdings = Belonging(store, policy)

@@ -40,7 +40,7 @@ GAUGES: Final = {
     "keys": "Distinct objects and tags in the index.",
     "pairs": "(Object or tag, member) pairs in the index.",
     "owners_behind": "Members of whose content a later version is known to exist than is held here.",
-    "lag_seconds": "For how long the oldest of these has been missing.",
+    "lag_seconds": "For how long the oldest version that is known to exist has been missing here.",
 }
 
 

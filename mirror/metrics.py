@@ -91,6 +91,7 @@ class Metrics:
         self.upload_slots = self._gauge("upload_slots", "Upload slots in all.")
         self.transfers = self._gauge("transfers", "Objects in flight on this node that others can share.")
         self.store_events = self._counter("store_events", "Changes told by the node's store.", "event")
+        self.store_answers = self._gauge("store_answers", "Whether the runtime whose content is served answers.")
         self.loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop is, asked four times a second.", _LAG_S
         )
@@ -123,6 +124,10 @@ class Metrics:
     def store_event(self, event: StoreEvent) -> None:
         """Count a change in the node's store."""
         self.store_events.labels(type(event).__name__).inc()
+
+    def watch_store(self, answers: Callable[[], bool]) -> None:
+        """Export whether the store's runtime answers; it is read at each scrape."""
+        self.store_answers.set_function(answers)
 
     def count_transfers(self, transfers: Callable[[], int]) -> None:
         """Export how many objects are in flight; it is read at each scrape."""

@@ -18,6 +18,8 @@ PACKAGES = {
     "ip": "iproute2",
     "nsenter": "util-linux",
     "podman": "podman",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
     "runc": "runc",
     "setpriv": "util-linux",
     "skopeo": "skopeo",
