@@ -149,6 +149,11 @@ class Node:
         """The visible others, those ranked last at the end."""
         return self._replica.lookup.members()
 
+    def member(self, name: str) -> Member | None:
+        """A visible other, by name."""
+        other = self._replica.membership.others.get(name)
+        return None if other is None or other.visibility is Visibility.HIDDEN else other.member
+
     def ranked_last(self, name: str) -> bool:
         """Whether a member is silent, suspected, or said to be down: it may be gone, and others are better sources."""
         other = self._replica.membership.others.get(name)

@@ -33,6 +33,7 @@ from mirror.doors import LoopbackDoor, PeerDoor
 from mirror.explain import Explainer
 from mirror.feed import Feed
 from mirror.gate import Gate, Switched
+from mirror.herd import Claims, Coordinator, Herd
 from mirror.http_server import HttpServer
 from mirror.journal import Journal
 from mirror.live import LiveSettings
@@ -181,8 +182,12 @@ async def create_servers(
     metrics.watch_store(lambda: settings.store != "containerd" or store.answering_since is not None)
     metrics.count_transfers(lambda: len(transfers))
     verify_all = settings.verify == "always"
+    node.answer_with(Coordinator(cluster.alive, time.monotonic).answer)
+    claims = Claims(node, cluster.roster)
+    stack.push_async_callback(claims.aclose)
+    herd = Herd(peers, registries, index, claims)
     holdings = Belonging(store, policy)
-    pull = Pull(holdings, peers, registries, transfers=transfers, suspicion=suspicion, verify_all=verify_all)
+    pull = Pull(holdings, peers, registries, herd, transfers=transfers, suspicion=suspicion, verify_all=verify_all)
     authorization = Authorization(upstream, policy, clock=time.time, key=secrets.token_bytes(32))
     tags = Tags(pull, authorization, cluster, policy, remember=store.remember, clock=time.time)
     gate = Gate(pull, upstream, tags, authorization, policy)

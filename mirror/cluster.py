@@ -27,6 +27,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from mirror.choice import Holder
+from mirror.herd.roster import Place, Roster
 from mirror.oci import Digest
 from mirror.peer_mac import Target
 from mirror.stores import ContentAdded, ContentRemoved, TagSet
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from mirror.stores import Store, StoreEvent
 
 log = logging.getLogger(__name__)
+
+ROSTER_S: Final = 0.5
+"""How old the list of members may be by which coordinators are found; making it takes some milliseconds when there are
+thousands."""
 
 PEER_PORT: Final = "peer_port"
 """The attribute of a member's record that tells the port of its peer face."""
@@ -141,8 +146,11 @@ def group_of(key: bytes) -> bytes | None:
 class Cluster:
     """The replicated index, in the mirror's terms."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, clock: Callable[[], float] = time.monotonic) -> None:
         self._node = node
+        self._clock = clock
+        self._roster: Roster | None = None
+        self._roster_at = 0.0
         self._tags: dict[tuple[Repository, Tag], bytes] = {}
         self._said: dict[tuple[Word, bytes], TagElement] = {}  # the oldest comes first
         self.listed = asyncio.Event()
@@ -175,6 +183,25 @@ class Cluster:
             latest.get(Word.STORED, (0, None))[1],
             latest.get(Word.INVALIDATED, (0, None))[0],
         )
+
+    def member(self, name: str) -> Holder | None:
+        """How to reach a visible member."""
+        member = self._node.member(name)
+        return _holder(member, suspect=self._node.ranked_last(name)) if member else None
+
+    def alive(self, name: str) -> bool:
+        """Whether this is a member, this node included, that is not thought to be gone."""
+        return name == self._node.me.name or (self._node.member(name) is not None and not self._node.ranked_last(name))
+
+    def roster(self) -> Roster:
+        """The live members, as of some moment ago."""
+        now = self._clock()
+        if self._roster is None or now - self._roster_at > ROSTER_S:
+            me = self._node.me
+            live = [each for each in self._node.members() if not self._node.ranked_last(each.name)]
+            self._roster = Roster(Place(me.name, me.zone), [Place(each.name, each.zone) for each in live])
+            self._roster_at = now
+        return self._roster
 
     def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
         """The last that a tag was known to mean, however long ago."""

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from mirror.errors import UnavailableError
 from mirror.extensions import SPLICE, ZERO_COPY_SEND, ClientGoneError, EndedEarlyError
 from mirror.http_request import entity_tag
+from mirror.load import GIVERS_HEADER, LINEAGE_HEADER, write_names
 from mirror.pieces import FilePiece, SocketPiece, read_piece
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class ContentResponse(Response):
         headers[SOURCE_HEADER] = content.origin
         if content.holder:
             headers[HOLDER_HEADER] = content.holder
+        if content.lineage or content.origin == "upstream":
+            headers[LINEAGE_HEADER] = write_names(content.lineage)
+            headers[GIVERS_HEADER] = write_names(content.givers)
         headers.pop("Content-Length", None)
         if positions is not None:
             headers["Content-Length"] = str(len(positions))

@@ -61,7 +61,18 @@ class NotFoundError(SourceError):
 
 
 class UnavailableError(SourceError):
-    """The source did not answer in time, broke off, or answered what cannot be used."""
+    """The source did not answer in time, broke off, or answered what cannot be used.
+
+    `retry_s` is how long the source wants to be left alone; 0 when it said nothing of the kind.
+    """
+
+    def __init__(self, message: str = "", retry_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+
+
+class NotYetError(UnavailableError):
+    """The object is on its way here, and its first bytes have not come yet: it is worth asking again at once."""
 
 
 class OverQuotaError(UnavailableError):

@@ -1,9 +1,12 @@
-"""How busy a peer is, in the words that peers use: headers of their answers.
+"""How busy a peer is, and where its bytes come from, in the words that peers use: headers of their answers.
 
 - `Skvaller-Load: 3/64`, in every answer: of 64 upload slots 3 are taken by other uploads than this answer.
-- `Skvaller-Alternatives: node-b,node-c`, with a 503 when all slots are taken: members that have the object too, best
-  first. They are names and never addresses, so that nobody can be sent to a place outside the cluster. (Names are
-  percent-encoded: a member's name can have any character.)
+- `Skvaller-Alternatives: node-b,node-c`, with a 503 when all slots are taken: members that are given the object by
+  this one at the moment, and others that have it. They are names and never addresses, so that nobody can be sent to a
+  place outside the cluster. (Names are percent-encoded: a member's name can have any character.)
+- `Skvaller-Lineage: node-b,node-a`, when the object is in flight: through whom its bytes come, the nearest first.
+  Nobody takes bytes that come through itself.
+- `Skvaller-Givers: upstream`, likewise: where the bytes come from at first, and who is to blame if they are wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
 
 LOAD_HEADER: Final = "Skvaller-Load"
 ALTERNATIVES_HEADER: Final = "Skvaller-Alternatives"
-ALTERNATIVES_MAX: Final = 4
+ALTERNATIVES_MAX: Final = 8
+LINEAGE_HEADER: Final = "Skvaller-Lineage"
+GIVERS_HEADER: Final = "Skvaller-Givers"
+LINEAGE_MAX: Final = 32
 
 _LOAD = re.compile(r"(\d{1,6})/([1-9]\d{0,5})", re.ASCII)
 
@@ -41,10 +47,10 @@ class Load:
 
 
 def write_names(names: Iterable[str]) -> str:
-    """The value of the header of alternatives."""
+    """The value of a header of names."""
     return ",".join(quote(name, safe="") for name in names)
 
 
-def read_names(text: str | None) -> tuple[str, ...]:
-    """The names in the header of alternatives, at most `ALTERNATIVES_MAX`."""
-    return tuple(unquote(name) for name in (text or "").split(",")[:ALTERNATIVES_MAX] if name)
+def read_names(text: str | None, names_max: int) -> tuple[str, ...]:
+    """The names in a header, at most so many."""
+    return tuple(unquote(name) for name in (text or "").split(",")[:names_max] if name)

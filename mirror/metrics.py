@@ -23,7 +23,7 @@ from prometheus_client import (
 )
 
 from mirror.gossip_metrics import GossipCollector
-from mirror.trail import MISSES, What
+from mirror.trail import HERD, MISSES, What
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -84,6 +84,7 @@ class Metrics:
         self.stalls = self._counter("stalls", "Peers left because they gave less than the floor rate.")
         self.resumes = self._counter("resumes", "Answers that went on from another source, by that source.", "source")
 
+        self.herd = self._counter("herd", "Objects fetched together: led, followed or escaped to upstream.", "role")
         self.suspected = self._counter("suspected_deliveries", "Objects delivered whole that were not committed.")
         self.blamed = self._counter("blamed_deliveries", "Objects whose bytes were found to be wrong.")
 
@@ -192,6 +193,8 @@ class FaceObserver:
             metrics.hedges.inc()
         elif step.what is What.STALLED:
             metrics.stalls.inc()
+        elif step.what in HERD:
+            metrics.herd.labels(step.what.value).inc()
         else:
             metrics.resumes.labels(step.source).inc()
 

@@ -5,6 +5,7 @@ The index names the holders; nobody is asked who has what. `mirror.choice` says 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import aclosing
 from itertools import islice
@@ -15,7 +16,16 @@ from mirror.content_response import SOURCE_HEADER
 from mirror.errors import CorruptError, NotFoundError, UnavailableError
 from mirror.hedge import Patience, Race
 from mirror.http_client import OPENED, read_descriptor, read_head
-from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, Load, read_names
+from mirror.load import (
+    ALTERNATIVES_HEADER,
+    ALTERNATIVES_MAX,
+    GIVERS_HEADER,
+    LINEAGE_HEADER,
+    LINEAGE_MAX,
+    LOAD_HEADER,
+    Load,
+    read_names,
+)
 from mirror.peer_client import PeerClient
 from mirror.peer_mac import HEADER
 from mirror.source import Content
@@ -28,7 +38,7 @@ if TYPE_CHECKING:
     from mirror.choice import Holder, Standing
     from mirror.oci import Descriptor, Digest
     from mirror.peer_client import Answer
-    from mirror.peer_mac import PeerMac
+    from mirror.peer_mac import PeerMac, Target
     from mirror.pieces import Piece
     from mirror.source import Body, Request
 
@@ -40,14 +50,28 @@ upstream to 16 s."""
 CANDIDATES_MAX: Final = 16
 """From how many holders those are taken; a full one moves others that it names to the front."""
 
+HOPS_MAX: Final = 24
+"""How many are asked on the way down a tree of members that give an object to each other: it is as deep as the number
+of members has bits, and some answers take two."""
+HOPS_S: Final = 10.0
+"""How long that may take; whoever asked then looks again whom to ask."""
+
 T = TypeVar("T", bound="Content | Descriptor")
 
 
 class Index(Protocol):
     """Who holds what."""
 
+    def me(self) -> Target:
+        """Who this node is."""
+        ...
+
     def holders(self, digest: Digest) -> Sequence[Holder]:
         """The visible holders of a digest, this node excluded."""
+        ...
+
+    def member(self, name: str) -> Holder | None:
+        """How to reach a member."""
         ...
 
 
@@ -85,6 +109,39 @@ class Peers:
     async def open(self, request: Request) -> Content:
         """Open the digest at the first holder that gives it; small objects come back verified."""
         return await self._first(request, lambda holder: self._open_at(holder, request))
+
+    async def open_from(self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str]) -> Content:
+        """Open the digest at one of these, or at one of those to whom they give it.
+
+        Who is full names its children; who is about to have the first bytes is asked again. Those that broke off or
+        do not answer are added to `lost`, those that do not have it to `absent`. Raises `SourceError`.
+        """
+        failure: UnavailableError | None = None
+        candidates = list(islice(self._standing.ranked(holders), CANDIDATES_MAX))
+        asked = {holder.target.name for holder in candidates}
+        until = asyncio.get_running_loop().time() + HOPS_S
+        for _ in range(HOPS_MAX):
+            if not candidates or asyncio.get_running_loop().time() > until:
+                break
+            holder = candidates.pop(0)
+            try:
+                return await self._open_at(holder, request)
+            except NotFoundError:
+                request.trail.note(What.STALE, "peer", holder.target.name)
+                absent.add(holder.target.name)
+            except _NotYetError as error:
+                failure = error
+                candidates.insert(0, holder)
+            except _FullError as error:
+                request.trail.note(What.FULL, "peer", holder.target.name)
+                failure = error
+                children = [name for name in error.alternatives if name not in asked]
+                asked.update(children)
+                candidates[:0] = filter(None, map(self._index.member, children))
+            except UnavailableError as error:
+                failure = self._note(holder, request, error)
+                lost.add(holder.target.name)
+        raise failure or NotFoundError(f"no peer has {request.digest}")
 
     def alternatives(self, digest: Digest) -> list[str]:
         """The names of the members that this node would ask for the digest, best first."""
@@ -135,12 +192,30 @@ class Peers:
             except UnavailableError:
                 await answer.aclose()
                 raise
-            source = "peer" if answer.headers.get(SOURCE_HEADER, "store") == "store" else "peer_in_flight"
-            return Content(descriptor, positions, answer, "peer", holder.target.name, zone=holder.zone, source=source)
+            return self._content(holder, answer, descriptor, positions)
 
         content = await open_verified(open_part, request)
         content.body = _PeerBody(content.body, holder, self._standing, lambda error: self._note(holder, request, error))
         return content
+
+    def _content(self, holder: Holder, answer: Answer, descriptor: Descriptor, positions: range | None) -> Content:
+        """What a peer gives. Raises `UnavailableError` when its bytes would come from this node itself."""
+        lineage = (holder.target.name, *read_names(answer.headers.get(LINEAGE_HEADER), LINEAGE_MAX))
+        if self._index.me().name in lineage or len(lineage) > LINEAGE_MAX:
+            raise UnavailableError("it has its bytes from this node, or from very far")
+        givers = read_names(answer.headers.get(GIVERS_HEADER), LINEAGE_MAX) or lineage[:1]
+        source = "peer" if answer.headers.get(SOURCE_HEADER, "store") == "store" else "peer_in_flight"
+        return Content(
+            descriptor,
+            positions,
+            answer,
+            "peer",
+            holder.target.name,
+            list(givers),
+            zone=holder.zone,
+            source=source,
+            lineage=lineage,
+        )
 
     async def _ask(self, method: str, holder: Holder, request: Request) -> Answer:
         repository = request.repository
@@ -158,7 +233,9 @@ class Peers:
             return answer
         await answer.aclose()
         if answer.status == 503 and ALTERNATIVES_HEADER in answer.headers:
-            raise _FullError(read_names(answer.headers[ALTERNATIVES_HEADER]))
+            raise _FullError(read_names(answer.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX))
+        if answer.status == 503 and "Retry-After" in answer.headers:
+            raise _NotYetError("its first bytes have not come yet")
         if answer.status == 404:
             raise NotFoundError(f"{holder.target.name} no longer has {request.digest}")
         raise UnavailableError(f"it answered {answer.status}")
@@ -175,6 +252,10 @@ class Peers:
 async def _let_go(answer: Content | Descriptor) -> None:
     if isinstance(answer, Content):
         await answer.body.aclose()
+
+
+class _NotYetError(UnavailableError):
+    """The object is about to come: the peer has opened its source, and has no bytes of it yet."""
 
 
 class _FullError(UnavailableError):

@@ -1,8 +1,9 @@
 """The life of a pull: which source answers, in which order, and what happens when one breaks off.
 
 - By digest: this node's store, then a peer, then the registry. What is in flight here already is shared.
-- What no peer has is a transfer (`mirror.transfer`), and so is what the store keeps as it passes through. Everything
-  else is a plain relay: complete holders exist, so whoever comes next needs no copy of it here.
+- What few peers have or none is a transfer (`mirror.transfer`), which this node and others read while it comes
+  (`mirror.herd`), and so is what the store keeps as it passes through. Everything else is a plain relay: complete
+  holders exist, so whoever comes next needs no copy of it here.
 - An object that breaks off goes on at the same offset from the next source, within the same answer.
 - What is in doubt (`mirror.suspicion`) or always to be verified is hashed on its way, and its end held back.
 
@@ -26,6 +27,7 @@ from mirror.verified import VERIFY_FIRST_BYTES_MAX
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from mirror.herd import Herd
     from mirror.oci import Descriptor
     from mirror.pieces import Piece
     from mirror.single_flight import Transfers
@@ -44,6 +46,7 @@ class Pull:
         store: Holdings,
         peers: Source,
         upstream: Source,
+        herd: Herd,
         *,
         transfers: Transfers,
         suspicion: Suspicion,
@@ -51,7 +54,9 @@ class Pull:
     ) -> None:
         self._store = store
         self._elsewhere = FirstOf([peers, upstream])
-        self._elsewhere_shared = FirstOf([peers, Shared(transfers, upstream, self._elsewhere)])
+        self._herd = herd
+        self._shared = Shared(transfers, herd, self._elsewhere)
+        self._elsewhere_shared = FirstOf([peers, self._shared])
         self._anywhere = FirstOf([store, peers, upstream])
         self._transfers = transfers
         self._suspicion = suspicion
@@ -80,9 +85,10 @@ class Pull:
     async def _fetch(self, request: Request, *, verify: bool) -> Content:
         elsewhere = self._elsewhere
         if verify:
+            # What is in doubt may be in flight elsewhere too: only complete holders and the registry are asked.
             return await self._transfers.open(request, elsewhere, elsewhere, verify=True)
-        if self._store.keeps:
-            content = await self._transfers.open(request, elsewhere, elsewhere, verify=False)
+        if self._store.keeps or self._herd.crowded(request.digest):
+            content = await self._shared.open(request)
         else:
             content = await self._transfers.join(request) or await self._elsewhere_shared.open(request)
         return resuming(elsewhere, request, content)

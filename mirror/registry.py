@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mirror.content_response import ContentResponse, describe
-from mirror.errors import Code, NotFoundError, RefusedError, RequestError, SourceError
+from mirror.errors import Code, NotFoundError, NotYetError, RefusedError, RequestError, SourceError
 from mirror.http_request import has_already, read_listing, read_request
 from mirror.oci import Kind
 from mirror.trail import READER_HEADER, Answer, read_member
@@ -126,6 +126,8 @@ class Registry:
             return self._refusal(answer, error)
         except NotFoundError as error:
             return self._error(answer, unknown, str(error))
+        except NotYetError as error:
+            return self._error(answer, Code.UNAVAILABLE, str(error), {"Retry-After": "1"})
         except (SourceError, TimeoutError) as error:
             message = str(error) or f"no source answered within {ANSWER_S_MAX:.0f} s"
             log.warning("no source for %s: %s", http.url.path, message)

@@ -45,6 +45,7 @@ class ResumingBody:
         self._content = content
         self._positions = positions
         self._body = content.body
+        self._left = {content.holder}
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes, from one source or several. Bytes that are known to be wrong are not gone on with."""
@@ -74,7 +75,9 @@ class ResumingBody:
 
     async def _reopen(self, position: int, stop: int) -> Body:
         try:
-            rest = self._request.in_part(ByteRange(position, stop - 1)).without(self._content.givers)
+            to_end = stop == self._content.descriptor.size
+            part = ByteRange(position, None if to_end else stop - 1)
+            rest = self._request.in_part(part).without(self._left)
             content = await self._source.open(rest)
         except SourceError as error:
             raise NoSourceLeftError(f"no source goes on: {error}") from error
@@ -82,6 +85,8 @@ class ResumingBody:
             await content.body.aclose()
             raise UnavailableError(f"a source gave {content.positions} instead of bytes from {position} on")
         self._content.givers += content.givers
+        self._content.lineage = content.lineage
+        self._left.add(content.holder)
         self._request.trail.note(What.RESUMED, content.origin, content.holder)
         return content.body
 

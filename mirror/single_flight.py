@@ -7,20 +7,25 @@ waits asks with its own credentials. A registry that does not answer is the same
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
 
-from mirror.errors import CorruptError, NotFoundError, OverQuotaError, UnavailableError
-from mirror.oci import Digest
+from mirror.errors import CorruptError, NotFoundError, NotYetError, OverQuotaError, UnavailableError
+from mirror.oci import ByteRange, Digest
 from mirror.resuming import resuming
 from mirror.transfer import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from mirror.oci import Descriptor, Kind
     from mirror.source import Content, Request, Source
     from mirror.spool import Spool
     from mirror.stores import Ingest, Store
+
+PENDING_S: Final = 2.0
+"""How long a peer waits for the first bytes of a transfer before it is told that they are still to come; less than
+`mirror.peer_client.SILENCE_S`."""
 
 Key = tuple[str, "Kind", Digest]
 
@@ -56,18 +61,24 @@ class Transfers:
         transfer = self._transfers.get(_key(request))
         return None if transfer is None else await transfer.open(request)
 
+    async def follow(self, request: Request) -> Content | None:
+        """What a transfer gives that is under way or about to begin; waits for its first bytes."""
+        opening = self._openings.get(_key(request))
+        if opening is not None:
+            await opening.over.wait()
+        return await self.join(request)
+
     def descriptor(self, request: Request) -> Descriptor | None:
         """What is known of an object in flight."""
         transfer = self._transfers.get(_key(request))
         return None if transfer is None else transfer.content.descriptor
 
-    async def open(self, request: Request, source: Source, further: Source, *, verify: bool) -> Content:
-        """Share the transfer of the object, or open it from `source`; its bytes are hashed if `verify`.
+    async def open(self, request: Request, source: Source, alone: Source, *, verify: bool) -> Content:
+        """Share the transfer of the object, or open one from `source`; its bytes are hashed if `verify`.
 
-        A transfer goes on from `further` when its source breaks off, while it can; a body that is given out does not.
-        A request for a part does not make a transfer of the whole, unless it is to be verified. What cannot be a
-        transfer (the spool is full, the size is not told) is opened for this request alone, or refused if it is to
-        be verified. Raises as `source` does.
+        A transfer goes on from `source` when that breaks off, while it can; a body that is given out does not. A
+        request for a part does not make a transfer of the whole, unless it is to be verified. What cannot be a
+        transfer is opened from `alone` for this request, or refused if it is to be verified. Raises as the sources do.
         """
         key = _key(request)
         while opening := self._openings.get(key):
@@ -77,22 +88,50 @@ class Transfers:
         transfer = self._transfers.get(key)
         content: Content | None = None
         if transfer is not None and transfer.verifies >= verify:
+            if transfer.paused:
+                await self._continue(transfer, request, source)
             content = await transfer.open(request)
         elif verify or _is_whole(request):
-            content = await self._begin(request, source, further, verify=verify)
+            content = await self._begin(request, source, verify=verify)
         if content is None and verify:
             raise UnavailableError(f"{request.digest} cannot be verified now, and is not given as it is")
-        return content or await source.open(request)
+        return content or await alone.open(request)
 
-    async def _begin(self, request: Request, source: Source, further: Source, *, verify: bool) -> Content | None:
-        key = _key(request)
-        opening = self._openings[key] = _Opening()
+    async def _continue(self, transfer: Transfer, request: Request, source: Source) -> None:
+        """Let a transfer that lost its sources go on with what this request's client is given.
+
+        The others that wait for the object wait for this. Raises as `source` does.
+        """
+        async with self._opening(request):
+            rest = request.in_part(ByteRange.starting_at(transfer.written))
+            content = await source.open(rest)
+            if content.positions != range(transfer.written, transfer.size) or not transfer.paused:
+                await content.body.aclose()
+            else:
+                transfer.go_on(resuming(source, rest, content))
+
+    async def _begin(self, request: Request, source: Source, *, verify: bool) -> Content | None:
         whole = request.in_part(None)
-        try:
+        async with self._opening(request):
             content = await source.open(whole)
             file = await self._file(whole, content, verify=verify)
             if file is not None:
-                self._transfers[key] = self._transfer(key, resuming(further, whole, content), file)
+                key = _key(request)
+                self._transfers[key] = self._transfer(key, resuming(source, whole, content), file)
+        if file is not None:
+            return await self.join(request)
+        if not verify:
+            return content
+        await content.body.aclose()
+        return None
+
+    @asynccontextmanager
+    async def _opening(self, request: Request) -> AsyncIterator[None]:
+        """While a source is opened for an object, others that want it wait; they share what is wrong with it."""
+        key = _key(request)
+        opening = self._openings[key] = _Opening()
+        try:
+            yield
         except OverQuotaError:
             raise
         except UnavailableError as error:
@@ -101,12 +140,6 @@ class Transfers:
         finally:
             del self._openings[key]
             opening.over.set()
-        if file is not None:
-            return await self.join(request)
-        if not verify:
-            return content
-        await content.body.aclose()
-        return None
 
     async def _file(self, request: Request, content: Content, *, verify: bool) -> Ingest | None:
         """Where to put a content: into the store if it keeps such things, else into the spool; None for neither."""
@@ -124,19 +157,19 @@ class Transfers:
     def _changed(self, key: Key, transfer: Transfer) -> None:
         if transfer.closed:
             self._running.discard(transfer)
-        if not transfer.joinable and self._transfers.get(key) is transfer:
+        if not (transfer.joinable or transfer.paused) and self._transfers.get(key) is transfer:
             del self._transfers[key]
             if isinstance(transfer.failure, CorruptError):
                 self._corrupt(key[2], transfer.content.givers)
 
 
 class Shared:
-    """A source whose objects are opened once for all who want them, and go on from `further` when it breaks off."""
+    """A source whose objects are opened once for all who want them; what cannot be shared comes from `alone`."""
 
-    def __init__(self, transfers: Transfers, source: Source, further: Source) -> None:
+    def __init__(self, transfers: Transfers, source: Source, alone: Source) -> None:
         self._transfers = transfers
         self._source = source
-        self._further = further
+        self._alone = alone
 
     async def resolve(self, request: Request) -> Descriptor:
         """As the source does."""
@@ -144,7 +177,7 @@ class Shared:
 
     async def open(self, request: Request) -> Content:
         """Open a transfer, or share the one under way."""
-        return await self._transfers.open(request, self._source, self._further, verify=False)
+        return await self._transfers.open(request, self._source, self._alone, verify=False)
 
 
 class InFlight:
@@ -161,10 +194,21 @@ class InFlight:
         return descriptor
 
     async def open(self, request: Request) -> Content:
-        """Follow a transfer; it breaks off where the transfer does."""
-        content = await self._transfers.join(request) if isinstance(request.reference, Digest) else None
-        if content is None:
+        """Follow a transfer; it breaks off where the transfer does.
+
+        Raises `NotYetError` after `PENDING_S` when the transfer has no bytes so far: the peer then knows that this node
+        is alive, and asks again.
+        """
+        if not isinstance(request.reference, Digest):
             raise NotFoundError(f"{request.reference} is not in flight")
+        content = None
+        try:
+            async with asyncio.timeout(PENDING_S):
+                content = await self._transfers.follow(request)
+        except TimeoutError:
+            raise NotYetError(f"{request.digest} has no bytes yet") from None
+        if content is None:
+            raise NotFoundError(f"{request.digest} is not in flight")
         return content
 
 

@@ -86,7 +86,7 @@ class Content:
     `origin` is one of `store`, `peer`, `upstream`; `holder` names the member for `peer`, `zone` where that is.
     `source` is what it counts as: the origin, but `in_flight` when another request here began to fetch it, and
     `peer_in_flight` when the peer is itself still fetching it. `givers` are all who gave a part of the bytes: it grows
-    when a body goes on from another source.
+    when a body goes on from another source. `lineage` names the members through which the bytes come, nearest first.
     """
 
     descriptor: Descriptor
@@ -97,6 +97,7 @@ class Content:
     givers: list[str] = field(default_factory=list)
     zone: str = ""
     source: str = ""
+    lineage: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.source = self.source or self.origin

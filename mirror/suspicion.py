@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mirror.choice import Holder
     from mirror.oci import Digest
+    from mirror.peer_mac import Target
     from mirror.stores import StoreEvent
 
 COMMIT_S: Final = 0.5
@@ -43,10 +44,18 @@ log = logging.getLogger(__name__)
 
 
 class Index(Protocol):
-    """Who holds what."""
+    """Who holds what, and who is who."""
+
+    def me(self) -> Target:
+        """Who this node is."""
+        ...
 
     def holders(self, digest: Digest) -> Sequence[Holder]:
         """The visible holders of a digest, this node excluded."""
+        ...
+
+    def member(self, name: str) -> Holder | None:
+        """How to reach a member."""
         ...
 
 
@@ -68,6 +77,8 @@ class TrustedIndex:
     def __init__(self, index: Index, suspicion: Suspicion) -> None:
         self._index = index
         self._suspicion = suspicion
+        self.me = index.me
+        self.member = index.member
 
     def holders(self, digest: Digest) -> Sequence[Holder]:
         """The visible holders of a digest that may be asked for it."""

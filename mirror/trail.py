@@ -59,6 +59,13 @@ class What(StrEnum):
     RESUMED = "resumed"
     """The rest of an answer that broke off comes from here."""
 
+    LED = "led"
+    """This node fetched the object from upstream for all nodes (or, from another zone, for those of its zone)."""
+    FOLLOWED = "followed"
+    """The object comes from another node's transfer."""
+    ESCAPED = "escaped"
+    """The wait for another node was too long, and the object was fetched from upstream without a lease."""
+
 
 ASIDE: Final = frozenset({404, 503})
 """The answers after which a runtime asks the registry itself."""
@@ -66,6 +73,8 @@ ASIDE: Final = frozenset({404, 503})
 MISSES: Final = frozenset(
     {What.ABSENT, What.STALE, What.FULL, What.UNAVAILABLE, What.CORRUPT, What.REFUSED, What.OVER_QUOTA}
 )
+
+HERD: Final = frozenset({What.LED, What.FOLLOWED, What.ESCAPED})
 
 
 class Step(NamedTuple):

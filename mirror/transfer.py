@@ -19,7 +19,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from mirror.errors import UnavailableError
+from mirror.errors import NoSourceLeftError, UnavailableError
 from mirror.intake import take
 from mirror.pieces import FilePiece, SocketPiece, read_piece
 from mirror.source import Content, MemoryBody
@@ -45,8 +45,10 @@ HELD_BACK_BYTES: Final = 64 * 1024
 """The end of an object that is hashed, which nobody gets before the hash is known to be right."""
 FIRST_BYTES_S: Final = 10.0
 """How long a reader waits for the bytes at its offset before it gets a request of its own."""
-ROOM_S: Final = 1.0
-"""How long a window waits for its slowest reader before it is given up."""
+ROOM_S: Final = 3.0
+"""How long a window waits for a step of its slowest reader before it is given up."""
+WINDOW_PIECES: Final = 16
+"""The least number of pieces in a window: readers move on in steps of one."""
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,11 @@ class Transfer:
         self.content = content
         self.size = content.descriptor.size
         self.failure: UnavailableError | None = None
+        self._failed_for_good = False
         self.descriptor = -1
+        self.piece_bytes_max = PIECE_BYTES_MAX
+        if isinstance(file, SpoolFile) and file.room < self.size:
+            self.piece_bytes_max = max(PUNCH_BYTES, min(PIECE_BYTES_MAX, file.room // WINDOW_PIECES))
         self.verifies = file.verifies
         self.closed = False
         self._counts_as = content.source  # for the request that began it; for those that join, it is in flight
@@ -135,6 +141,26 @@ class Transfer:
         return len(self._readers)
 
     @property
+    def paused(self) -> bool:
+        """Whether its sources are lost, but not what came: it can go on with another one."""
+        return self.failure is not None and not self._failed_for_good and self._closing is None
+
+    @property
+    def written(self) -> int:
+        """How many bytes came."""
+        return self._written
+
+    def go_on(self, content: Content) -> None:
+        """Continue, from `written` on, with another content than the one that was lost."""
+        assert self.paused
+        content.givers[:0] = self.content.givers
+        self.content = content
+        self.failure = None
+        self._fetched = self._written
+        self._feeding = asyncio.create_task(self._feed())
+        self._changed(self)
+
+    @property
     def readable(self) -> int:
         """How far readers may get now."""
         return self._written if self._verified else min(self._written, max(0, self.size - HELD_BACK_BYTES))
@@ -184,7 +210,7 @@ class Transfer:
     def _linger(self) -> None:
         if self._lingering is None:
             self._lingering = asyncio.get_running_loop().call_later(
-                0 if self.failure else LINGER_S, self._stop_lingering
+                0 if self.failure and not self.paused else LINGER_S, self._stop_lingering
             )
 
     def _stop_lingering(self) -> None:
@@ -214,6 +240,7 @@ class Transfer:
             self._verified = True
         except UnavailableError as error:
             self.failure = error
+            self._failed_for_good = not isinstance(error, NoSourceLeftError)
             log.warning("the transfer of %s ended at byte %d: %s", self.content.descriptor.digest, self._written, error)
         finally:
             if not self._verified or self._written < self.size:
@@ -264,17 +291,22 @@ class Transfer:
         file = self._file
         if not isinstance(file, SpoolFile):
             return
+        while self._written + length - self._start > file.room:
+            passed = min((reader.position for reader in self._readers), default=0)
+            passed -= passed % PUNCH_BYTES
+            if passed <= self._start:
+                await self._step_of_the_slowest()
+                continue
+            start, self._start = self._start, passed  # nobody joins there from now on
+            if not await file.punch(start, passed):
+                raise UnavailableError("the spool is full, and its filesystem cannot free parts of a file")
+
+    async def _step_of_the_slowest(self) -> None:
+        slowest = min((reader.position for reader in self._readers), default=0)
         try:
             async with asyncio.timeout(ROOM_S):
-                while self._written + length - self._start > file.room:
-                    passed = min((reader.position for reader in self._readers), default=0)
-                    passed -= passed % PUNCH_BYTES
-                    if passed <= self._start:
-                        await self._stirred.wait()
-                        continue
-                    start, self._start = self._start, passed  # nobody joins there from now on
-                    if not await file.punch(start, passed):
-                        raise UnavailableError("the spool is full, and its filesystem cannot free parts of a file")
+                while min((reader.position for reader in self._readers), default=self.size) <= slowest:
+                    await self._stirred.wait()
         except TimeoutError:
             raise UnavailableError("the spool is full") from None
 
@@ -295,7 +327,7 @@ class TransferBody:
         while self.position < self._stop:
             await transfer.reach(self.position)
             length = min(transfer.readable, self._stop) - self.position
-            piece = FilePiece(transfer.descriptor, self.position, min(length, PIECE_BYTES_MAX))
+            piece = FilePiece(transfer.descriptor, self.position, min(length, transfer.piece_bytes_max))
             yield piece
             self.position += piece.sent
             transfer.progressed(self)

@@ -1,24 +1,33 @@
 """Upload slots: how many blobs a node gives to its peers at the same time. Pure-ASGI middleware of the peer face.
 
-Beyond that many, each further upload would only slow the others down, while another holder may be free: the peer is
-told so at once (503, with names of other holders), and asks there. A 429 is never given: runtimes repeat it at once.
-Manifests are small and need no slot.
+Beyond that many, each further upload would only slow the others down. The peer is told so at once (503), with the names
+of others to ask: first those that this node gives the same blob to, since they can pass it on while it comes; so a herd
+forms a tree, two children to a node, in which everybody gets the full rate of a half uplink. A 429 is never given:
+runtimes repeat it at once. Manifests are small and need no slot.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import random
+from typing import TYPE_CHECKING, Final, Protocol
 
 import orjson
 
 from mirror.errors import Code
 from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, Load, write_names
 from mirror.oci import Digest, InvalidDigestError
+from mirror.trail import READER_HEADER, read_member
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CHILDREN_MAX: Final = 2
+"""How many peers are given the same blob at a time. More make the tree flatter and each upload slower: with `k`
+children a large herd takes about `k` times as long as one upload."""
+
+_READER: Final = READER_HEADER.lower().encode()
 
 
 class SlotsObserver(Protocol):
@@ -47,6 +56,7 @@ class UploadSlots:
         self._slots = slots
         self._alternatives = alternatives
         self._uploads = 0
+        self._children: dict[Digest, list[str]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on when it needs no slot or gets one, else answer 503."""
@@ -54,15 +64,28 @@ class UploadSlots:
         load = Load(self._uploads, self._slots)
         if digest is None:
             await self._app(scope, receive, _telling(load, send))
-        elif self._uploads >= self._slots:
+            return
+        child = _child(scope)
+        children = self._children.get(digest, [])
+        if self._uploads >= self._slots or len(children) >= CHILDREN_MAX:
             self._observer.refused("slots")
-            await _refuse(send, load, self._alternatives(digest))
-        else:
-            self._count(1)
-            try:
-                await self._app(scope, receive, _telling(load, send))
-            finally:
-                self._count(-1)
+            await _refuse(send, load, self._others(digest, child, children))
+            return
+        self._count(1)
+        self._children.setdefault(digest, []).append(child)
+        try:
+            await self._app(scope, receive, _telling(load, send))
+        finally:
+            self._count(-1)
+            self._children[digest].remove(child)
+            if not self._children[digest]:
+                del self._children[digest]
+
+    def _others(self, digest: Digest, child: str, children: Sequence[str]) -> list[str]:
+        """Whom to ask instead: the children of this node in random order, so that their trees grow alike."""
+        named = [name for name in dict.fromkeys(children) if name not in ("", child)]
+        random.shuffle(named)
+        return [*named, *(name for name in self._alternatives(digest) if name != child and name not in named)]
 
     def _count(self, change: int) -> None:
         self._uploads += change
@@ -80,6 +103,11 @@ def _blob(scope: Scope) -> Digest | None:
         return None
 
 
+def _child(scope: Scope) -> str:
+    """The name of the member that asks; "" when it does not say."""
+    return next((read_member(value.decode("latin-1")) for name, value in scope["headers"] if name == _READER), "")
+
+
 def _telling(load: Load, send: Send) -> Send:
     header = (LOAD_HEADER.lower().encode(), str(load).encode())
 
@@ -92,8 +120,7 @@ def _telling(load: Load, send: Send) -> Send:
 
 
 async def _refuse(send: Send, load: Load, alternatives: Sequence[str]) -> None:
-    message = f"all {load.slots} upload slots are taken"
-    body = orjson.dumps({"errors": [{"code": Code.UNAVAILABLE.value, "message": message}]})
+    body = orjson.dumps({"errors": [{"code": Code.UNAVAILABLE.value, "message": "all upload slots are taken"}]})
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -44,6 +44,9 @@ CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
 """The longest silence before the first bytes of an answer's body. All waits together stay below 25 s, since containerd
 gives up on an answer after 30 s."""
+RETRY_S: Final = 5.0
+"""How long a registry that is out of order or has had enough is left alone, unless it says how long."""
+RETRY_S_MAX: Final = 3600
 REDIRECTS_MAX: Final = 5
 REFUSAL_BYTES_MAX: Final = 64 * 1024
 TOKEN_BYTES_MAX: Final = 64 * 1024
@@ -212,13 +215,19 @@ def _headers(method: str, request: Request) -> dict[str, str]:
     return headers
 
 
+def _retry_s(response: aiohttp.ClientResponse) -> float:
+    """How long the registry wants to be left alone. (A date instead of seconds is rare, and as good as none.)"""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdecimal() and 0 < int(text) <= RETRY_S_MAX else RETRY_S
+
+
 async def _failure(registry: str, response: aiohttp.ClientResponse) -> RefusedError | UnavailableError:
     """What an answer other than 200 and 206 means. Closes the response."""
     try:
         if response.status == 429:
-            return OverQuotaError(f"{registry} answered 429: too many requests of this client")
+            return OverQuotaError(f"{registry} answered 429: too many requests of this client", _retry_s(response))
         if not 400 <= response.status < 500:
-            return UnavailableError(f"{registry} answered {response.status}")
+            return UnavailableError(f"{registry} answered {response.status}", _retry_s(response))
         body = await response.content.read(REFUSAL_BYTES_MAX)
     except CLIENT_ERRORS as error:
         return UnavailableError(f"{registry} broke off: {reason(error)}")

@@ -32,6 +32,7 @@ from mirror.spool import Spool
 from mirror.stores import Ingest, Store, StoreEvent
 from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion
+from tests.herds import Listed, lone_herd
 
 
 class Nothing:
@@ -64,28 +65,18 @@ class Nothing:
         """Nothing."""
 
 
-class OneHolder:
-    """An index in which one member has everything."""
-
-    def __init__(self, *holders: Holder) -> None:
-        self._holders = holders
-
-    def holders(self, digest: Digest) -> tuple[Holder, ...]:
-        """That one, if there is one."""
-        return self._holders
-
-
 async def main(port: int, layout: Path, *peers_urls: str) -> None:
     """Serve until the process is ended."""
     metrics = Metrics()
     face = metrics.face("client")
-    index = OneHolder(*(Holder(Target(url, "1"), url, "") for url in peers_urls))
+    index = Listed([Holder(Target(url, "1"), url, "") for url in peers_urls])
     store: Store = Nothing() if peers_urls else OciLayout(layout, 10**12)
     standing = Standing("", random.Random(), time.monotonic)
     async with Peers(index, None, standing) as peers:
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         transfers = Transfers(Spool(layout, 0), store, suspicion.blame)
-        pull = Pull(store, peers, Nothing(), transfers=transfers, suspicion=suspicion)
+        herd = lone_herd(peers, Nothing(), index)
+        pull = Pull(store, peers, Nothing(), herd, transfers=transfers, suspicion=suspicion)
         app = create_registry(pull, face, [Middleware(LoopbackDoor, observer=face)])
         server = HttpServer(app, "127.0.0.1", port, 1)
         server.bind()

@@ -27,7 +27,8 @@ from mirror.single_flight import Shared, Transfers
 from mirror.source import Source
 from mirror.spool import Spool
 from mirror.upstream import Upstream
-from tests.benchmark.face import Nothing, OneHolder
+from tests.benchmark.face import Nothing
+from tests.herds import Listed
 
 SPOOL_BYTES_MAX = 10**10
 
@@ -36,7 +37,7 @@ async def main(port: int, directory: Path, url: str, role: str) -> None:
     """Serve until the process is ended."""
     transfer.LINGER_S = 0.0  # type: ignore[misc]
     metrics = Metrics()
-    index = OneHolder(Holder(Target(url, "1"), url, ""))
+    index = Listed([Holder(Target(url, "1"), url, "")])
     standing = Standing("", random.Random(), time.monotonic)
     async with (
         Peers(index, None, standing) as peers,

@@ -36,6 +36,7 @@ from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion
 from mirror.upstream import Upstream
 from tests.gating import gated
+from tests.herds import Listed, lone_herd
 from tests.serving import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,16 +45,6 @@ REGISTRY = "registry.test"
 NAME = "lib/app"
 MAC = PeerMac(b"k" * 32)
 TARGET = Target("b", "1.1")
-
-
-class OneHolder:
-    """An index in which one member holds everything, or nothing is held."""
-
-    def __init__(self, *holders: Holder) -> None:
-        self._holders = holders
-
-    def holders(self, digest: Digest) -> tuple[Holder, ...]:
-        return self._holders
 
 
 @dataclass
@@ -101,7 +92,7 @@ async def face(
         upstream_url = await stack.enter_async_context(
             serving(create_registry(full, metrics.face("upstream"), itself=REGISTRY))
         )
-        index = OneHolder(Holder(TARGET, peer_url, "")) if request.param == "peer" else OneHolder()
+        index = Listed([Holder(TARGET, peer_url, "")] if request.param == "peer" else [])
         peers = await stack.enter_async_context(Peers(index, MAC, standing))
         registries = Registries({REGISTRY: (Endpoint(upstream_url),)})
         upstream = await stack.enter_async_context(Upstream(registries))
@@ -109,7 +100,8 @@ async def face(
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         spool = Spool(tmp_path_factory.mktemp("spool"), 10**9)
         transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
-        pull = Pull(store, peers, upstream, transfers=transfers, suspicion=suspicion)
+        herd = lone_herd(peers, upstream, index)
+        pull = Pull(store, peers, upstream, herd, transfers=transfers, suspicion=suspicion)
         url = await stack.enter_async_context(serving(create_registry(gated(pull, upstream), metrics.face("client"))))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Face(url, session, image.manifest, image.layers, request.param)

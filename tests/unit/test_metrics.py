@@ -16,7 +16,7 @@ from mirror.oci import OCTET_STREAM, Descriptor, Digest
 from mirror.pieces import Piece
 from mirror.registry import create_registry
 from mirror.source import Content, MemoryBody, Request
-from mirror.trail import ID_HEADER, STEPS_MAX, Step, Trail, What
+from mirror.trail import ID_HEADER, MISSES, STEPS_MAX, Step, Trail, What
 from mirror.upload_slots import UploadSlots
 from tests.serving import serving
 
@@ -106,7 +106,8 @@ async def test_every_step_is_counted_and_only_so_many_are_kept() -> None:
     assert len(trail.steps) == STEPS_MAX
     assert samples(metrics, "skvaller_resumes_total") == {("peer",): STEPS_MAX + 5, ("upstream",): 1}
     assert samples(metrics, "skvaller_hedges_total") == samples(metrics, "skvaller_stalls_total") == {(): 1}
-    assert sum(samples(metrics, "skvaller_misses_total").values()) == len(What) - 3
+    assert sum(samples(metrics, "skvaller_misses_total").values()) == len(MISSES)
+    assert samples(metrics, "skvaller_herd_total") == {("led",): 1, ("followed",): 1, ("escaped",): 1}
 
 
 def test_a_step_reads_as_words() -> None:

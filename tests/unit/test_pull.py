@@ -28,6 +28,7 @@ from mirror.stores import ContentAdded, Ingest, Store, StoreEvent
 from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion
 from mirror.transfer import HELD_BACK_BYTES
+from tests.herds import Listed, lone_herd
 
 REPOSITORY = Repository("registry.test", "lib/app")
 DATA = random.Random(7).randbytes(1000)
@@ -35,6 +36,9 @@ DIGEST = Digest.of(DATA)
 LARGE = random.Random(8).randbytes(10_000_000)
 """Too large to be verified before its first byte goes out."""
 BLOB = Request(REPOSITORY, Kind.BLOB, DIGEST)
+
+
+HOLDER = Holder(Target("peer", "1.1"), "http://127.0.0.1:1", "")
 
 
 class Broken(MemoryBody):
@@ -96,6 +100,17 @@ class Runtime(Scene):
         raise NotImplementedError
 
 
+class Holding(Listed):
+    """An index that knows what the peers have, and those that fail as well."""
+
+    def __init__(self, peers: Scene) -> None:
+        super().__init__()
+        self._peers = peers
+
+    def holders(self, digest: Digest) -> list[Holder]:
+        return [HOLDER] if digest in self._peers.objects or self._peers.failure else []
+
+
 @dataclass
 class Stage:
     store: Store
@@ -117,6 +132,7 @@ class Stage:
             self.store,
             self.peers,
             self.upstream,
+            lone_herd(self.peers, self.upstream, Holding(self.peers)),
             transfers=self.transfers,
             suspicion=self.suspicion,
             verify_all=verify_all,
@@ -198,7 +214,7 @@ async def test_an_object_that_breaks_off_goes_on_from_another_source_in_the_same
     stage.peers.breaks_after = 300
     content = await stage.pull.open(BLOB)
     assert await read(content) == DATA
-    assert stage.peers.asked == ["GET all", "GET bytes=300-999", "GET bytes=600-999", "GET bytes=900-999"]
+    assert stage.peers.asked == ["GET all", "GET bytes=300-", "GET bytes=600-", "GET bytes=900-"]
 
 
 async def test_an_object_that_breaks_off_goes_on_upstream_when_the_peers_are_gone(relaying: Stage) -> None:
@@ -207,27 +223,23 @@ async def test_an_object_that_breaks_off_goes_on_upstream_when_the_peers_are_gon
     content = await relaying.pull.open(BLOB)
     relaying.peers.failure = UnavailableError("gone")
     assert await read(content) == DATA
-    assert relaying.upstream.asked == ["GET bytes=300-999"]
+    assert relaying.upstream.asked == ["GET bytes=300-"]
     assert content.givers == ["peer", "upstream"]
 
 
 async def test_a_transfer_that_breaks_off_goes_on_from_a_peer(relaying: Stage) -> None:
-    class Pulled(Scene):
-        """A peer that has the object once it was asked for it."""
+    class Slow(Scene):
+        """A registry from which a peer has the object as well by the time that it breaks off."""
 
         async def open(self, request: Request) -> Content:
-            try:
-                return await super().open(request)
-            finally:
-                self.objects[DIGEST] = DATA
+            relaying.peers.objects[DIGEST] = DATA
+            return await super().open(request)
 
-    relaying.upstream.objects[DIGEST] = DATA
-    relaying.upstream.breaks_after = 300
-    relaying.peers = Pulled("peer")
+    relaying.upstream = Slow("upstream", {DIGEST: DATA}, breaks_after=300)
     content = await relaying.pull.open(BLOB)
     assert await read(content) == DATA
     assert relaying.upstream.asked == ["GET all"]
-    assert relaying.peers.asked == ["GET all", "GET bytes=300-999"]
+    assert relaying.peers.asked == ["GET bytes=300-"]
 
 
 async def test_an_object_that_keeps_breaking_off_is_given_up(relaying: Stage) -> None:

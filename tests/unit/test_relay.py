@@ -30,6 +30,7 @@ from mirror.spool import Spool
 from mirror.stores import Ingest, StoreEvent
 from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion
+from tests.herds import Listed, lone_herd
 from tests.serving import Heard, Script, Scripted, scripted, serving
 
 DATA = random.Random(5).randbytes(12_000_000)
@@ -68,14 +69,6 @@ class Down(Nothing):
         raise UnavailableError("down")
 
 
-class Listed:
-    def __init__(self, holders: list[Holder]) -> None:
-        self.list = holders
-
-    def holders(self, digest: Digest) -> list[Holder]:
-        return self.list
-
-
 @dataclass
 class Mirror:
     url: str
@@ -92,7 +85,8 @@ async def mirror_of(*urls: str) -> AsyncGenerator[Mirror]:
     async with Peers(index, None, standing) as peers:
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         transfers = Transfers(Spool(Path(), 0), Nothing(), suspicion.blame)
-        pull = Pull(Nothing(), peers, Down(), transfers=transfers, suspicion=suspicion)
+        herd = lone_herd(peers, Down(), index)
+        pull = Pull(Nothing(), peers, Down(), herd, transfers=transfers, suspicion=suspicion)
         async with serving(create_registry(pull, metrics.face("client"))) as url:
             yield Mirror(url + PATH, peers, metrics)
 

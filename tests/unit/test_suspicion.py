@@ -9,6 +9,7 @@ from mirror.oci import Digest
 from mirror.peer_mac import Target
 from mirror.stores import ContentAdded, ContentRemoved
 from mirror.suspicion import BLAME_S, CASES_MAX, COMMIT_S, DIGESTS_MAX, SUSPECT_S, Suspicion, TrustedIndex
+from tests.herds import Listed
 
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
 ANN, BOB = (Holder(Target(name, "1.1"), f"http://{name}", "") for name in ("ann", "bob"))
@@ -163,9 +164,5 @@ def test_what_is_remembered_is_bounded(scene: Scene) -> None:
 
 
 def test_an_index_leaves_out_those_in_doubt(scene: Scene) -> None:
-    class Everybody:
-        def holders(self, digest: Digest) -> list[Holder]:
-            return [ANN, BOB]
-
     scene.blame(ONE, ["bob"])
-    assert TrustedIndex(Everybody(), scene).holders(ONE) == [ANN]
+    assert TrustedIndex(Listed([ANN, BOB]), scene).holders(ONE) == [ANN]

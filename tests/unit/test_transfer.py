@@ -25,7 +25,7 @@ from mirror.pieces import Piece, moved, read_piece
 from mirror.registry import create_registry
 from mirror.resuming import resuming
 from mirror.single_flight import InFlight, Shared, Transfers
-from mirror.source import Content, Request, read_all
+from mirror.source import Content, FirstOf, Request, read_all
 from mirror.spool import PUNCH_BYTES, Spool
 from mirror.stores import Ingest, StoreEvent
 from tests.serving import serving
@@ -304,9 +304,10 @@ async def test_it_runs_only_so_far_ahead_of_its_foremost_reader(
 async def test_when_the_source_is_lost_it_goes_on_where_the_file_ends(tmp_path: Path) -> None:
     tap, other = Tap(fails_at=5_000_000), Tap(origin="peer")
     async with place(tmp_path) as here:
-        content = await here.transfers.open(BLOB, tap, other, verify=True)
+        content = await here.transfers.open(BLOB, FirstOf([tap, other]), tap, verify=True)
+        tap.failures.append(UnavailableError("gone"))
         assert await read_all(content.body, len(DATA)) == DATA
-        assert [request.range for request in other.opened] == [ByteRange(5_000_000, len(DATA) - 1)]
+        assert [request.range for request in other.opened] == [ByteRange(5_000_000)]
         assert content.givers == ["upstream", "peer"]
 
 

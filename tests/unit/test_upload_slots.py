@@ -24,6 +24,7 @@ from mirror.registry import create_registry
 from mirror.source import Content, Request, read_all
 from mirror.trail import Trail, What
 from mirror.upload_slots import UploadSlots
+from tests.herds import Listed
 from tests.serving import serving
 
 DATA = b"x" * 100
@@ -69,14 +70,14 @@ def blob(url: str) -> str:
 
 async def test_a_full_node_says_503_with_its_load_and_names_others() -> None:
     store, metrics = Slow(), Metrics()
-    names = ["node-b", "käthe, the 2nd", "c", "d", "e"]
+    names = ["node-b", "käthe, the 2nd", *"cdefghi"]
     async with node(store, metrics, *names) as url, aiohttp.ClientSession() as session:
         first, second = await session.get(blob(url)), await session.get(blob(url))
         assert (first.headers[LOAD_HEADER], second.headers[LOAD_HEADER]) == ("0/2", "1/2")
         async with session.get(blob(url)) as third:
             assert third.status == 503
             assert third.headers[LOAD_HEADER] == "2/2"
-            assert read_names(third.headers[ALTERNATIVES_HEADER]) == tuple(names[:ALTERNATIVES_MAX])
+            assert read_names(third.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX) == tuple(names[:ALTERNATIVES_MAX])
             assert (await third.json())["errors"][0]["code"] == "UNAVAILABLE"
         store.may_end.set()
         assert await first.read() == await second.read() == DATA
@@ -109,12 +110,8 @@ async def test_a_peer_that_leaves_gives_its_slot_back() -> None:
                 await asyncio.sleep(0.01)
 
 
-class Listed:
-    def __init__(self, *urls: str) -> None:
-        self.list = [Holder(Target(f"n{number}", "1"), url, str(number)) for number, url in enumerate(urls)]
-
-    def holders(self, digest: Digest) -> list[Holder]:
-        return self.list
+def at(*urls: str) -> Listed:
+    return Listed([Holder(Target(f"n{number}", "1"), url, str(number)) for number, url in enumerate(urls)])
 
 
 async def test_a_full_peer_is_left_for_the_one_that_it_names_and_is_not_blamed() -> None:
@@ -124,7 +121,7 @@ async def test_a_full_peer_is_left_for_the_one_that_it_names_and_is_not_blamed()
     standing = Standing("0", random.Random(1), asyncio.get_running_loop().time)
     async with node(full, metrics, "n5") as busy, node(free, metrics) as named, aiohttp.ClientSession() as session:
         taken = [await session.get(blob(busy)) for _ in range(SLOTS)]
-        index = Listed(busy, *["http://127.0.0.1:1"] * 4, named)  # only the named one can be reached within the tries
+        index = at(busy, *["http://127.0.0.1:1"] * 4, named)  # only the named one can be reached within the tries
         async with Peers(index, None, standing) as peers:
             content = await peers.open(request)
             assert content.holder == "n5"
@@ -139,7 +136,7 @@ async def test_when_all_are_full_peers_are_unavailable() -> None:
     standing = Standing("0", random.Random(1), asyncio.get_running_loop().time)
     async with node(Slow(), Metrics()) as url, aiohttp.ClientSession() as session:
         taken = [await session.get(blob(url)) for _ in range(SLOTS)]
-        async with Peers(Listed(url), None, standing) as peers:
+        async with Peers(at(url), None, standing) as peers:
             with pytest.raises(UnavailableError, match="slots are taken"):
                 await peers.open(BLOB)
         for response in taken:
@@ -153,7 +150,7 @@ def test_a_load_that_makes_no_sense_is_ignored(text: str | None) -> None:
 
 def test_names_of_any_kind_come_through_a_header() -> None:
     names = ("a", "b c", "ü,%", "x\r\ny")
-    assert read_names(write_names(names)) == names
+    assert read_names(write_names(names), ALTERNATIVES_MAX) == names
     assert write_names(names).isascii()
     assert "\n" not in write_names(names)
-    assert read_names(None) == read_names("") == ()
+    assert read_names(None, 8) == read_names("", 8) == ()

@@ -1,0 +1,29 @@
+"""One copy from upstream, however many nodes want the same image at the same moment.
+
+**Leases.** For an object that nobody holds, one member leads: it goes upstream, and the others follow it while it
+fetches. Who leads is said by the object's *coordinator*: the member that the rendezvous hash of (registry, digest) puts
+first, so that all nodes ask the same one without agreeing on it before. The first that asks it gets the *lease* and
+renews it while its bytes come; all others are told whom to follow. With several zones there is a coordinator in each,
+and the leaders of the zones ask the cluster's: one copy crosses into each zone. A coordinator has soft state only
+(`leases`). When it does not answer, the next in rank is asked, and learns of the lease when it is renewed there.
+
+**Following.** A node streams from another's transfer at whatever offset it has. Each gives a blob to two children at a
+time, and one that is full names its children instead (`mirror.upload_slots`); so the herd forms a tree by itself. Who
+follows tells from whom its bytes come (its *lineage*), so that nobody follows itself.
+
+**Moving.** When a leader is lost, refused by the registry or outlived by its lease, the next claim leads, and goes on
+at the offset that it has. Credentials never go to another node: a new leader that needs some breaks off, and its
+runtime comes back to the same offset with its own.
+
+**Bounds.** No request waits longer than `source.HOLD_S` for a source; then it goes upstream on its own, as few at a
+time as can be (an *escape*, rationed by the coordinator). A registry that has had enough (429, 5xx) is left alone by
+the whole cluster until its time is over; whoever cannot wait for that is sent to the registry by its own runtime.
+
+`words` is what members say to each other, `roster` who coordinates what, `leases` the coordinator's decisions, `claims`
+the way to ask it, `source` puts them together. `roster`, `words` and `leases` are pure.
+"""
+
+from mirror.herd.claims import Claims, Coordinator
+from mirror.herd.source import Herd
+
+__all__ = ["Claims", "Coordinator", "Herd"]

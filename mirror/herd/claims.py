@@ -1,0 +1,118 @@
+"""Asking the coordinators: of an object, in order of rank, until one answers; and keeping a lease alive."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gossip import UnansweredError
+from mirror.herd.leases import RENEW_S, Leases
+from mirror.herd.words import Claim, End, Lead, Release, Renewal, Scope, read_question, read_verdict, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from mirror.herd.roster import Roster
+    from mirror.herd.words import Question, Small, Verdict
+
+ANSWER_S: Final = 0.5
+"""How long a coordinator may take before the next in rank is asked."""
+YOUNG_S: Final = 5.0
+"""How long after its start a coordinator looks first whether somebody leads already."""
+RENEWED_AT: Final = 2
+"""At how many coordinators a lease is renewed: when the first goes, the second knows already."""
+
+log = logging.getLogger(__name__)
+
+
+class Members(Protocol):
+    """The other members' applications."""
+
+    async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
+        """What a member answers. Raises `gossip.UnansweredError`."""
+        ...
+
+
+class Coordinator:
+    """This node's part as a coordinator: answers what other members ask."""
+
+    def __init__(self, alive: Callable[[str], bool], clock: Callable[[], float]) -> None:
+        started_at = clock()
+        self._clock = clock
+        self._leases = Leases(alive, lambda: clock() - started_at < YOUNG_S)
+
+    def answer(self, member: str, payload: bytes) -> bytes:
+        """The verdict on what a member asks. Raises ValueError for what cannot be read."""
+        return write(self._leases.answer(member, read_question(payload), self._clock()))
+
+
+class Claims:
+    """How this node claims, renews and releases. Closed by `aclose`."""
+
+    def __init__(self, members: Members, roster: Callable[[], Roster]) -> None:
+        self._members = members
+        self.roster = roster
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def claim(self, claim: Claim) -> Verdict:
+        """What the first coordinator that answers says; this node decides alone when none does."""
+        for rank, name in enumerate(self._coordinators(claim)):
+            try:
+                return await self._ask(name, replace(claim, second=rank > 0))
+            except (UnansweredError, ValueError) as error:
+                log.debug("coordinator %s of %s: %s", name, claim.object, error)
+        return Lead()
+
+    def hold(self, scope: Scope, object_name: str, offset: int) -> Lease:
+        """A lease that was just granted, renewed from now on."""
+        return Lease(self, scope, object_name, offset)
+
+    async def tell(self, word: Renewal | Release) -> None:
+        """Tell the coordinators that are in charge, and that would be next."""
+        names = self._coordinators(word)[:RENEWED_AT]
+        await asyncio.gather(*(self._ask(name, word) for name in names), return_exceptions=True)
+
+    def spawn(self, telling: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something for as long as it takes, at most until `aclose`."""
+        task = asyncio.create_task(telling)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def aclose(self) -> None:
+        """Stop renewing; leases that are held are over soon."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _ask(self, name: str, question: Question) -> Verdict:
+        return read_verdict(await self._members.ask(name, write(question), ANSWER_S))
+
+    def _coordinators(self, question: Question) -> list[str]:
+        roster, key = self.roster(), question.object.encode()
+        return roster.in_zone(key) if question.scope is Scope.ZONE else roster.in_cluster(key)
+
+
+class Lease:
+    """The right to lead; `offset` is to be kept at how far the object has come."""
+
+    def __init__(self, claims: Claims, scope: Scope, object_name: str, offset: int) -> None:
+        self.offset = offset
+        self._claims = claims
+        self._scope = scope
+        self._object = object_name
+        self._renewing = claims.spawn(self._renew())
+
+    def end(self, end: End, retry_s: float = 0.0, small: Small | None = None) -> None:
+        """Give it back, once: later calls do nothing."""
+        if not self._renewing.cancelling() and not self._renewing.done():
+            self._renewing.cancel()
+            self._claims.spawn(self._claims.tell(Release(self._scope, self._object, end, retry_s, small)))
+
+    async def _renew(self) -> None:
+        while True:
+            await self._claims.tell(Renewal(self._scope, self._object, self.offset))
+            await asyncio.sleep(RENEW_S)

@@ -1,0 +1,229 @@
+"""The coordinator's decisions: who leads, and whom the others follow. Pure: time is an argument.
+
+What is known of an object is soft state: when this node goes, whoever coordinates next learns it anew from the
+renewals that come in. A lease that nobody renews is over after `RENEWED_S`, and after `DOUBTED_S` when a follower said
+that its leader is gone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from mirror.herd.words import (
+    Claim,
+    End,
+    Follow,
+    Given,
+    Lead,
+    Noted,
+    Probe,
+    Release,
+    Renewal,
+    StepAside,
+    Wait,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirror.herd.words import Question, Scope, Small, Verdict
+
+RENEW_S: Final = 0.4
+"""How often a leader renews its lease."""
+RENEWED_S: Final = 3.0
+"""How long a lease holds that is not renewed: a leader that stalls for less is left in peace."""
+DOUBTED_S: Final = 0.6
+"""The same after a follower said that the leader is gone: one renewal too late."""
+DONE_S: Final = 5.0
+"""How long a lease is remembered whose leader has the object: by then gossip has told everybody."""
+AGAIN_S: Final = 0.2
+"""When to ask again where something is about to be decided."""
+CONTEST_S: Final = 0.15
+"""How long followers that lost their leader are heard before the most advanced of them is chosen."""
+GRACE_S: Final = 0.6
+"""A coordinator that took over, or is new, waits so long for a leader to show up before it makes another."""
+REFUSED_S: Final = 5.0
+"""How long a refusal is remembered, and others are told to ask by HEAD first."""
+CLOSED_S: Final = 5.0
+"""How long a registry that is out of order is left alone when it does not say how long."""
+CLOSED_S_MAX: Final = 120.0
+PATIENCE_S: Final = 15.0
+"""How long a client may have waited before it is let go upstream on its own."""
+STRANDED_S: Final = 4.0
+"""The same for one that cannot follow a leader that others can."""
+ESCAPES_S: Final = 2.0
+"""The number of escapes allowed doubles after so long: 1, 2, 4 and so on."""
+PROBES_S: Final = 1.0
+"""The same for probes, which cost the registry little: 2, 4, 8 and so on."""
+FOLLOWED_MAX: Final = 4
+"""How many members are named to one that follows."""
+FOLLOWERS_MAX: Final = 32
+OBJECTS_MAX: Final = 10_000
+"""Objects remembered; the one that was not asked about for longest goes first."""
+OBJECT_IDLE_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Ration:
+    """Allows `first` in the first period after a time of rest, then twice as many in each period."""
+
+    first: int
+    period_s: float
+    begun_at: float = float("-inf")
+    used: int = 0
+
+    def take(self, now: float) -> bool:
+        """Whether one more is allowed now."""
+        periods = int((now - self.begun_at) / self.period_s) if self.used else -1
+        if not 0 <= periods <= 16:
+            self.begun_at, self.used, periods = now, 0, 0
+        if self.used >= self.first * (2 ** (periods + 1) - 1):
+            return False
+        self.used += 1
+        return True
+
+
+@dataclass(slots=True)
+class _Lease:
+    leader: str
+    heard_at: float
+    offset: int
+    done_at: float | None = None
+    doubted_at: float | None = None
+
+    def holds(self, now: float) -> bool:
+        if self.done_at is not None:
+            return now - self.done_at <= DONE_S and self.doubted_at is None
+        if self.doubted_at is not None:
+            return now - max(self.doubted_at, self.heard_at) <= DOUBTED_S
+        return now - self.heard_at <= RENEWED_S
+
+
+@dataclass(slots=True)
+class _Object:
+    known_since: float
+    asked_at: float
+    lease: _Lease | None = None
+    small: Small | None = None
+    small_at: float = 0.0
+    refused_until: float = 0.0
+    closed_until: float = 0.0
+    contest_since: float | None = None
+    contenders: dict[str, int] = field(default_factory=dict)
+    followers: dict[str, None] = field(default_factory=dict)
+    escapes: Ration = field(default_factory=lambda: Ration(1, ESCAPES_S))
+    probes: Ration = field(default_factory=lambda: Ration(2, PROBES_S))
+
+
+class Leases:
+    """All objects that this node coordinates. `alive` tells whether a member is; `young` whether this node is new."""
+
+    def __init__(self, alive: Callable[[str], bool], young: Callable[[], bool]) -> None:
+        self._alive = alive
+        self._young = young
+        self._objects: OrderedDict[tuple[Scope, str], _Object] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def answer(self, member: str, question: Question, now: float) -> Verdict:
+        """What a member is told."""
+        match question:
+            case Claim():
+                return self._claim(member, question, self._object(question, now), now)
+            case Renewal():
+                self._renew(member, question, self._object(question, now), now)
+            case Release():
+                self._release(member, question, self._object(question, now), now)
+        return Noted()
+
+    def _claim(self, member: str, claim: Claim, known: _Object, now: float) -> Verdict:  # noqa: PLR0911 - a table
+        if known.small is not None and now - known.small_at <= DONE_S:
+            return Given(type(known.small)(known.small.media_type, known.small.data, now - known.small_at))
+        lease = known.lease
+        if lease is not None and lease.leader == member:
+            lease.heard_at, lease.done_at, lease.doubted_at = now, None, None
+            return Lead()
+        if lease is not None and lease.leader in claim.lost and lease.doubted_at is None:
+            lease.doubted_at = now
+        if lease is not None and lease.holds(now) and self._alive(lease.leader):
+            patience_s = STRANDED_S if lease.leader in claim.lost + claim.absent else PATIENCE_S
+            if claim.waited_s >= patience_s and known.escapes.take(now):
+                return Lead(escape=True)
+            if lease.doubted_at is not None and lease.leader in claim.lost:
+                return self._contend(member, claim, known, now) or Wait(AGAIN_S)
+            return self._follow(member, claim, known, lease)
+        if now < known.closed_until:
+            rest_s = known.closed_until - now
+            return Wait(rest_s) if claim.waited_s + rest_s < PATIENCE_S else StepAside()
+        if now < known.refused_until and not claim.known:
+            return Probe() if known.probes.take(now) else Wait(AGAIN_S)
+        if (claim.second or self._young()) and now - known.known_since < GRACE_S:
+            return Wait(AGAIN_S)
+        if lease is not None and lease.done_at is None and (waiting := self._contend(member, claim, known, now)):
+            return waiting
+        known.lease = _Lease(member, now, claim.offset)
+        known.contest_since = None
+        known.contenders.clear()
+        known.followers.pop(member, None)
+        return Lead()
+
+    def _contend(self, member: str, claim: Claim, known: _Object, now: float) -> Wait | None:
+        """The leader was lost: let the one that has most lead. None: it is this one's turn."""
+        if known.contest_since is None:
+            known.contest_since = now
+        known.contenders[member] = claim.offset
+        lease = known.lease
+        undecided = now - known.contest_since < CONTEST_S or (lease is not None and lease.holds(now))
+        late = now - known.contest_since > 2 * CONTEST_S + DOUBTED_S + 2 * AGAIN_S
+        best = max(known.contenders.values())
+        return Wait(AGAIN_S) if undecided or (claim.offset < best and not late) else None
+
+    def _follow(self, member: str, claim: Claim, known: _Object, lease: _Lease) -> Follow:
+        """The leader, and some that follow already and were not lost."""
+        others = [name for name in known.followers if name not in (member, lease.leader, *claim.lost)]
+        known.followers.pop(member, None)
+        known.followers[member] = None
+        while len(known.followers) > FOLLOWERS_MAX:
+            known.followers.pop(next(iter(known.followers)))
+        return Follow((lease.leader, *others[: FOLLOWED_MAX - 1]))
+
+    def _renew(self, member: str, renewal: Renewal, known: _Object, now: float) -> None:
+        lease = known.lease
+        if lease is None or not (lease.leader == member or lease.holds(now)):
+            lease = known.lease = _Lease(member, now, renewal.offset)
+        if lease.leader == member:
+            lease.heard_at, lease.offset, lease.doubted_at = now, renewal.offset, None
+            known.contest_since = None
+            known.contenders.clear()
+
+    def _release(self, member: str, release: Release, known: _Object, now: float) -> None:
+        if known.lease is None or known.lease.leader != member:
+            return
+        match release.end:
+            case End.DONE:
+                known.lease.done_at = now
+                known.small, known.small_at = release.small, now
+                return
+            case End.REFUSED:
+                known.refused_until = now + REFUSED_S
+            case End.CLOSED:
+                known.closed_until = now + min(release.retry_s or CLOSED_S, CLOSED_S_MAX)
+            case End.LOST:
+                # Its followers lose it as well, and the most advanced of them is to lead.
+                known.lease.heard_at = known.lease.doubted_at = float("-inf")
+                return
+        known.lease = None
+
+    def _object(self, question: Question, now: float) -> _Object:
+        key = question.scope, question.object
+        known = self._objects.pop(key, None)
+        if known is None or now - known.asked_at > OBJECT_IDLE_S:
+            known = _Object(now, now)
+        known.asked_at = now
+        self._objects[key] = known
+        while len(self._objects) > OBJECTS_MAX:
+            self._objects.popitem(last=False)
+        return known

@@ -1,0 +1,291 @@
+"""Content for which nodes come together: from holders, from whoever fetches it, or from upstream as their leader."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from mirror.errors import NotFoundError, RefusedError, UnavailableError
+from mirror.herd.words import (
+    BODY_BYTES_MAX,
+    Claim,
+    End,
+    Follow,
+    Given,
+    Lead,
+    Noted,
+    Probe,
+    Scope,
+    Small,
+    StepAside,
+    Wait,
+)
+from mirror.oci import Descriptor
+from mirror.pieces import moved
+from mirror.source import Content, FirstOf, MemoryBody
+from mirror.trail import What
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Sequence
+
+    from mirror.choice import Holder
+    from mirror.herd.claims import Claims, Lease
+    from mirror.herd.roster import Roster
+    from mirror.herd.words import Verdict
+    from mirror.oci import Digest
+    from mirror.pieces import Piece
+    from mirror.source import Body, Request, Source
+
+HOLD_S: Final = 19.0
+"""After so long a request goes upstream on its own whatever the coordinator says. All waits together stay below the
+25 s after which the client is sent elsewhere."""
+STARVED_S: Final = 3.0
+"""How long a node waits for a source in its own zone before it looks beyond."""
+LOST_S: Final = 2.0
+"""How long a member that broke off is not asked again by the same request."""
+PAUSE_S: Final = 0.1
+"""How long, on average, before a node that got nothing tries again."""
+
+log = logging.getLogger(__name__)
+
+
+class Index(Protocol):
+    """Who holds what, and who is who."""
+
+    def holders(self, digest: Digest) -> Sequence[Holder]:
+        """The visible holders of a digest, this node excluded."""
+        ...
+
+    def member(self, name: str) -> Holder | None:
+        """How to reach a member."""
+        ...
+
+
+class Givers(Protocol):
+    """The peers, as far as the herd goes."""
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """See `mirror.source.Source`."""
+        ...
+
+    async def open(self, request: Request) -> Content:
+        """See `mirror.source.Source`."""
+        ...
+
+    async def open_from(self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str]) -> Content:
+        """Open at one of these, or at one that they name; see `mirror.peers`. Raises `SourceError`."""
+        ...
+
+
+@dataclass(slots=True)
+class _Quest:
+    """One request on its way to a source: since when, who was lost on the way, which leases it got."""
+
+    object: str
+    offset: int
+    begun_at: float
+    known: bool
+    lost: dict[str, float]
+    absent: set[str] = field(default_factory=set)
+    leases: dict[Scope, Lease] = field(default_factory=dict)
+    failure: UnavailableError | None = None
+
+    def lose(self, names: Iterable[str]) -> None:
+        """These broke off or do not answer; after some seconds they are as good as others again."""
+        now = asyncio.get_running_loop().time()
+        self.lost = {name: at for name, at in self.lost.items() if now - at < LOST_S}
+        self.lost.update(dict.fromkeys(names, now))
+
+    def waited_s(self) -> float:
+        return asyncio.get_running_loop().time() - self.begun_at
+
+    def end(self, end: End, retry_s: float = 0.0, small: Small | None = None) -> None:
+        for lease in self.leases.values():
+            lease.end(end, retry_s, small)
+        self.leases.clear()
+
+
+class Herd:
+    """The source of every transfer: see the package's docstring. Only whole objects and their rest to the end."""
+
+    def __init__(self, peers: Givers, upstream: Source, index: Index, claims: Claims) -> None:
+        self._peers = peers
+        self._upstream = upstream
+        self._index = index
+        self._claims = claims
+        self._alone = FirstOf([peers, upstream])
+
+    def crowded(self, digest: Digest) -> bool:
+        """Whether so few have the object that those who fetch it should give it to others meanwhile."""
+        return 3 * len(self._index.holders(digest)) <= self._claims.roster().size
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """Describe an object; this costs upstream little."""
+        return await self._alone.resolve(request)
+
+    async def open(self, request: Request) -> Content:
+        """Open the object or its rest; what comes tells the coordinators how far it is while it is read."""
+        if request.range is not None and (request.range.last is not None or request.range.suffix is not None):
+            return await self._alone.open(request)
+        quest = _Quest(
+            f"{request.repository.registry} {request.digest}",
+            request.range.first if request.range else 0,
+            asyncio.get_running_loop().time(),
+            request.authorization is not None,
+            {},
+        )
+        quest.lose(request.left_out)
+        try:
+            content = await self._find(request, quest)
+        except RefusedError:
+            quest.end(End.REFUSED)
+            raise
+        except NotFoundError as error:
+            quest.end(End.REFUSED)
+            raise quest.failure or error from None
+        except BaseException:
+            quest.end(End.LOST)
+            raise
+        return _led(content, quest)
+
+    async def _find(self, request: Request, quest: _Quest) -> Content:
+        while quest.waited_s() < HOLD_S:
+            quest.lose(())
+            roster = self._claims.roster()
+            beyond = not roster.zoned or Scope.ZONE in quest.leases or quest.waited_s() > STARVED_S
+            if content := await self._from_holders(request, quest, roster, beyond=beyond):
+                return content
+            scope = Scope.CLUSTER if beyond else Scope.ZONE
+            verdict = await self._claims.claim(self._claim(scope, quest))
+            if isinstance(verdict, Lead) and scope is Scope.ZONE and not verdict.escape:
+                quest.leases[scope] = self._claims.hold(scope, quest.object, quest.offset)
+                request.trail.note(What.LED, "peer")
+                continue
+            if content := await self._obey(verdict, request, quest):
+                return content
+        request.trail.note(What.ESCAPED, "upstream")
+        return await self._upstream.open(request)
+
+    async def _from_holders(self, request: Request, quest: _Quest, roster: Roster, *, beyond: bool) -> Content | None:
+        holders = [
+            holder
+            for holder in self._index.holders(request.digest)
+            if holder.target.name not in quest.lost and (beyond or holder.zone == roster.me.zone)
+        ]
+        return await self._from(holders, request, quest)
+
+    async def _from(self, holders: Sequence[Holder], request: Request, quest: _Quest) -> Content | None:
+        if not holders:
+            return None
+        lost: set[str] = set()
+        quest.absent = set()
+        try:
+            return await self._peers.open_from(holders, request, lost, quest.absent)
+        except NotFoundError:
+            return None
+        except UnavailableError as error:
+            quest.failure = error
+            return None
+        finally:
+            quest.lose(lost)
+
+    def _claim(self, scope: Scope, quest: _Quest) -> Claim:
+        return Claim(
+            scope,
+            quest.object,
+            offset=quest.offset,
+            lost=tuple(quest.lost),
+            absent=tuple(quest.absent),
+            known=quest.known,
+            waited_s=quest.waited_s(),
+        )
+
+    async def _obey(self, verdict: Verdict, request: Request, quest: _Quest) -> Content | None:
+        """Do what the coordinator says; None when that gave nothing, and it is to be asked again."""
+        match verdict:
+            case Lead(escape):
+                return await self._lead(request, quest, escape=escape)
+            case Follow(members):
+                if content := await self._from(list(self._reachable(members, quest)), request, quest):
+                    request.trail.note(What.FOLLOWED, "peer", content.holder)
+                    return content
+                await asyncio.sleep(random.uniform(0, 2 * PAUSE_S))  # noqa: S311 - spreads load
+            case Wait(seconds):
+                await asyncio.sleep(min(seconds, HOLD_S) * random.uniform(0.9, 1.1))  # noqa: S311
+            case Probe():
+                await self._upstream.resolve(request)
+                quest.known = True
+            case Given(small):
+                return _given(small, request)
+            case StepAside() | Noted():
+                raise quest.failure or UnavailableError(f"{request.repository.registry} is to be left alone for now")
+        return None
+
+    def _reachable(self, members: Iterable[str], quest: _Quest) -> Iterable[Holder]:
+        for name in members:
+            holder = self._index.member(name) if name not in quest.lost else None
+            if holder is not None:
+                yield holder
+
+    async def _lead(self, request: Request, quest: _Quest, *, escape: bool) -> Content | None:
+        if escape:
+            request.trail.note(What.ESCAPED, "upstream")
+        else:
+            quest.leases[Scope.CLUSTER] = self._claims.hold(Scope.CLUSTER, quest.object, quest.offset)
+            request.trail.note(What.LED, "upstream")
+        try:
+            return await self._upstream.open(request)
+        except UnavailableError as error:
+            quest.failure = error
+            quest.end(End.CLOSED, error.retry_s)
+            if not error.retry_s:
+                raise
+        return None
+
+
+def _given(small: Small, request: Request) -> Content | None:
+    if not request.digest.matches(small.data):
+        log.error("a coordinator gave %d bytes that are not %s", len(small.data), request.digest)
+        return None
+    positions = request.range.resolve(len(small.data)) if request.range else range(len(small.data))
+    descriptor = Descriptor(small.media_type, request.digest, len(small.data))
+    return Content(descriptor, positions, MemoryBody(small.data[positions.start : positions.stop]), "peer")
+
+
+def _led(content: Content, quest: _Quest) -> Content:
+    """The same content, whose leases end when it does."""
+    if quest.leases:
+        body, size = content.body, content.descriptor.size
+        if isinstance(body, MemoryBody) and len(body.data) == size and size <= BODY_BYTES_MAX:
+            quest.end(End.DONE, small=Small(content.descriptor.media_type, body.data))
+        else:
+            content.body = _LedBody(body, quest, size)
+    return content
+
+
+class _LedBody:
+    """The bytes of an object that this node leads; the leases are told how far they came."""
+
+    def __init__(self, body: Body, quest: _Quest, size: int | None) -> None:
+        self._body = body
+        self._quest = quest
+        self._size = size
+        self._position = quest.offset
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The bytes, unchanged."""
+        async with aclosing(self._body.pieces()) as pieces:
+            async for piece in pieces:
+                yield piece
+                self._position += moved(piece)
+                for lease in self._quest.leases.values():
+                    lease.offset = self._position
+
+    async def aclose(self) -> None:
+        """Release the source, and the leases."""
+        self._quest.end(End.DONE if self._position == self._size else End.LOST)
+        await self._body.aclose()

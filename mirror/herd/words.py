@@ -1,0 +1,200 @@
+"""What a node says to a coordinator, and what it is told: JSON, carried by gossip's questions.
+
+Anything that a member sends is read into these types or refused with a ValueError.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any, Final, get_type_hints
+
+import orjson
+
+NAME_CHARACTERS_MAX: Final = 4096
+BODY_BYTES_MAX: Final = 64 * 1024
+"""Objects up to this size travel in the coordinator's answer itself: manifests and configs, for the most part."""
+
+
+class Scope(StrEnum):
+    """For whom a lease is."""
+
+    ZONE = "zone"
+    CLUSTER = "cluster"
+
+
+class End(StrEnum):
+    """How a lease ends."""
+
+    DONE = "done"
+    """The leader has the whole object, and goes on giving it."""
+    LOST = "lost"
+    """The leader stopped half-way, by its own fault or that of its source. Another may do better, at once."""
+    REFUSED = "refused"
+    """The registry said no to the leader's client. That is no answer for others."""
+    CLOSED = "closed"
+    """The registry has had enough of everybody (429), or is out of order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A small object whole: its media type, its bytes, and how many seconds ago they came from upstream."""
+
+    media_type: str
+    data: bytes
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """I want this object: may I lead? `object` is (registry, digest) in one string; `offset` is how much I have.
+
+    `lost` names members that broke off or do not answer, `absent` some that have it neither whole nor in flight.
+    `known` says that my client has credentials, `waited_s` for how long it has waited, `second` that the coordinator in
+    front did not answer.
+    """
+
+    scope: Scope
+    object: str
+    offset: int = 0
+    lost: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    known: bool = False
+    waited_s: float = 0.0
+    second: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """I still lead, and have come so far."""
+
+    scope: Scope
+    object: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """I do not lead any more. `retry_s` is how long the registry wants to be left alone, if it said so."""
+
+    scope: Scope
+    object: str
+    end: End
+    retry_s: float = 0.0
+    small: Small | None = None
+
+
+Question = Claim | Renewal | Release
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Go upstream. An `escape` has no lease: others do not follow it."""
+
+    escape: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """These have it in flight; the leader comes first."""
+
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The registry refused others: ask it by HEAD whether it lets your client in, and claim again if it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepAside:
+    """The registry wants to be left alone for longer than your client can wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The object itself."""
+
+    small: Small
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """To a renewal or a release."""
+
+
+Verdict = Lead | Follow | Wait | Probe | StepAside | Given | Noted
+
+_QUESTIONS: Final = {kind.__name__: kind for kind in (Claim, Renewal, Release)}
+_VERDICTS: Final = {kind.__name__: kind for kind in (Lead, Follow, Wait, Probe, StepAside, Given, Noted)}
+
+
+def write(message: Question | Verdict) -> bytes:
+    """A message as bytes."""
+    return orjson.dumps([type(message).__name__, asdict(message)], default=_bytes_out)
+
+
+def read_question(data: bytes) -> Question:
+    """Read what a member asks. Raises ValueError."""
+    question: Question = _read(data, _QUESTIONS)
+    return question
+
+
+def read_verdict(data: bytes) -> Verdict:
+    """Read what a coordinator answers. Raises ValueError."""
+    verdict: Verdict = _read(data, _VERDICTS)
+    return verdict
+
+
+def _bytes_out(value: object) -> str:
+    assert isinstance(value, bytes)
+    return b64encode(value).decode()
+
+
+def _read(data: bytes, kinds: dict[str, Any]) -> Any:
+    document = orjson.loads(data)
+    if not (isinstance(document, list) and len(document) == 2 and isinstance(document[0], str)):
+        raise ValueError("not a word of the herd's")
+    if document[0] not in kinds:
+        raise ValueError(f"an unknown word: {document[0][:40]!r}")
+    return _read_as(kinds[document[0]], document[1])
+
+
+def _read_as(kind: Any, value: object) -> Any:
+    """The value as a dataclass; fields that are not known are ignored."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{kind.__name__} is an object")
+    hints = get_type_hints(kind)
+    return kind(
+        **{each.name: _field(hints[each.name], value[each.name]) for each in fields(kind) if each.name in value}
+    )
+
+
+def _field(hint: Any, value: Any) -> Any:  # noqa: PLR0911 - a table
+    if hint == Small | None:
+        return None if value is None else _read_as(Small, value)
+    if hint is Small:
+        return _read_as(Small, value)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and type(value) is int and 0 <= value < 2**63:
+        return value
+    if hint is float and type(value) in (int, float) and 0 <= value < 1e9:
+        return float(value)
+    if hint in (Scope, End):
+        return hint(value)
+    if hint is bytes and isinstance(value, str) and len(value) <= 2 * BODY_BYTES_MAX:
+        return b64decode(value, validate=True)
+    if hint is str and isinstance(value, str) and len(value) <= NAME_CHARACTERS_MAX:
+        return value
+    if hint == tuple[str, ...] and isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise ValueError("a value that is not allowed")

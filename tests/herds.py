@@ -1,0 +1,56 @@
+"""What stands for the cluster where a test is of one node alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gossip import UnansweredError
+from mirror.choice import Holder
+from mirror.herd import Claims, Herd
+from mirror.herd.roster import Place, Roster
+from mirror.herd.source import Givers, Index
+from mirror.oci import Digest, Repository, Tag
+from mirror.peer_mac import Target
+from mirror.peers import Peers
+from mirror.source import Content, FirstOf, Request, Source
+
+ME = Target("me", "1.1")
+
+
+class Listed:
+    """An index of nothing but the holders that it is made with, whatever they hold; they are all the members."""
+
+    def __init__(self, holders: Sequence[Holder] = ()) -> None:
+        self.everything = list(holders)
+
+    def me(self) -> Target:
+        return ME
+
+    def holders(self, digest: Digest) -> list[Holder]:
+        return self.everything
+
+    def member(self, name: str) -> Holder | None:
+        return next((holder for holder in self.everything if holder.target.name == name), None)
+
+    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
+        return None
+
+
+class _Nobody:
+    async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
+        raise UnansweredError(name)
+
+
+class _Peers(FirstOf):
+    def __init__(self, peers: Source) -> None:
+        super().__init__([peers])
+
+    async def open_from(self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str]) -> Content:
+        return await self.open(request)
+
+
+def lone_herd(peers: Source, upstream: Source, index: Index) -> Herd:
+    """The herd of a node that has nobody to ask: it leads whatever is not given by `peers`."""
+    claims = Claims(_Nobody(), lambda: Roster(Place(ME.name, ""), ()))
+    givers: Givers = peers if isinstance(peers, Peers) else _Peers(peers)
+    return Herd(givers, upstream, index, claims)
