@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
-from gossip.codec import COUNTER_MAX, decode, encode
+from gossip.codec import decode, encode
 from gossip.config import parse_seed
 from gossip.conversation import Conversation
 from gossip.counters import Counters, Gauges
-from gossip.errors import DecodeError, DuplicateNameError, EpochFileError, UnansweredError
+from gossip.epoch_file import load_counter, save_counter
+from gossip.errors import DecodeError, DuplicateNameError, UnansweredError
 from gossip.membership import Visibility
 from gossip.messages import QUESTION_BYTES_MAX, Answer, Question
 from gossip.outputs import Conflict, Link, Publish, Reply, SaveEpoch, Send, Unlink
@@ -24,7 +24,6 @@ from gossip.transport import Address, Handler, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from gossip import transport
@@ -42,7 +41,6 @@ REJOIN_S: Final = 10.0
 HOLDERS_MAX: Final = 64
 """As many holders of a key are named unless the caller says otherwise; it makes the cost of an answer independent of
 how many there are."""
-EPOCH_FILE_BYTES_MAX: Final = 32
 
 
 class Node:
@@ -66,7 +64,7 @@ class Node:
         self._rng = random.Random(secrets.randbits(128))  # noqa: S311 - for spreading load, not for secrets
         self._replica = Replica(
             config,
-            counter=_load_counter(config.epoch_file),
+            counter=load_counter(config.epoch_file),
             rng=self._rng,
             counters=self.counters,
             group_of=group_of,
@@ -255,7 +253,7 @@ class Node:
                 case Unlink(name):
                     sockets.unlink(name)
                 case SaveEpoch(counter):
-                    _save_counter(self.config.epoch_file, counter)
+                    save_counter(self.config.epoch_file, counter)
                 case Conflict(other):
                     self._fail(DuplicateNameError(f"another node of the name {other.name} runs at {other.address}"))
         self._set_timer()
@@ -358,45 +356,3 @@ class Node:
 
 def _router(member: Member) -> Address:
     return Address(member.address, member.router_port, member.server_key)
-
-
-def _load_counter(path: Path | None) -> int:
-    """The counter that was stored last, 0 when there is none.
-
-    A file without a number is as good as lost: the others still know the epoch.
-    """
-    if path is None:
-        return 0
-    try:
-        with path.open("rb") as file:
-            text = file.read(EPOCH_FILE_BYTES_MAX)
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise EpochFileError(error.errno, f"cannot read the epoch file {path}: {error.strerror}") from error
-    counter = int(text) if text.strip().isdigit() else 0
-    return counter if counter < COUNTER_MAX else 0
-
-
-def _save_counter(path: Path | None, counter: int) -> None:
-    """Store the counter so that it survives a loss of power.
-
-    This blocks the loop for one fsync, at the start and in the rare case of an epoch raised later: nothing may be sent
-    before it is done.
-    """
-    if path is None:
-        return
-    try:
-        new = path.with_name(path.name + ".new")
-        with new.open("wb") as file:
-            file.write(b"%d\n" % counter)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise EpochFileError(error.errno, f"cannot write the epoch file {path}: {error.strerror}") from error

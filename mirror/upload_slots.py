@@ -55,6 +55,7 @@ class UploadSlots:
         self._observer = observer
         self._slots = slots
         self._alternatives = alternatives
+        self._rng = random.Random()  # noqa: S311 - spreads load
         self._uploads = 0
         self._children: dict[Digest, list[str]] = {}
 
@@ -84,7 +85,7 @@ class UploadSlots:
     def _others(self, digest: Digest, child: str, children: Sequence[str]) -> list[str]:
         """Whom to ask instead: the children of this node in random order, so that their trees grow alike."""
         named = [name for name in dict.fromkeys(children) if name not in ("", child)]
-        random.shuffle(named)
+        self._rng.shuffle(named)
         return [*named, *(name for name in self._alternatives(digest) if name != child and name not in named)]
 
     def _count(self, change: int) -> None:

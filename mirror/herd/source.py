@@ -117,6 +117,7 @@ class Herd:
         self._upstream = upstream
         self._index = index
         self._claims = claims
+        self._rng = random.Random()  # noqa: S311 - spreads load
         self._alone = FirstOf([peers, upstream])
 
     def crowded(self, digest: Digest) -> bool:
@@ -213,9 +214,9 @@ class Herd:
                 if content := await self._from(list(self._reachable(members, quest)), request, quest):
                     request.trail.note(What.FOLLOWED, "peer", content.holder)
                     return content
-                await asyncio.sleep(random.uniform(0, 2 * PAUSE_S))  # noqa: S311 - spreads load
+                await asyncio.sleep(self._rng.uniform(0, 2 * PAUSE_S))
             case Wait(seconds):
-                await asyncio.sleep(min(seconds, HOLD_S) * random.uniform(0.9, 1.1))  # noqa: S311
+                await asyncio.sleep(min(seconds, HOLD_S) * self._rng.uniform(0.9, 1.1))
             case Probe():
                 await self._upstream.resolve(request)
                 quest.known = True
