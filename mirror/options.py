@@ -6,7 +6,7 @@ Each `read_...` takes a text and returns a value, or raises ValueError that says
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, field
+from dataclasses import MISSING, dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -74,6 +74,7 @@ def read_seconds(text: str) -> float:
     return value
 
 
+SIZE: Final = r"^([0-9]{1,15})\s*(|[KMGT]i?)B?$"
 _FLAGS: Final = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 _UNITS: Final = {
     "": 1,
@@ -90,7 +91,7 @@ _UNITS: Final = {
 
 def read_size(text: str) -> int:
     """A number of bytes, with or without a unit."""
-    match = re.fullmatch(r"(\d{1,15})\s*(|[KMGT]i?)B?", text)
+    match = re.fullmatch(SIZE, text)
     if match is None:
         raise ValueError("a number of bytes, such as 500000000, 10G or 10Gi")
     return int(match[1]) * _UNITS[match[2]]
@@ -119,12 +120,14 @@ def read_path(text: str) -> Path:
     return path
 
 
-def choice(allowed: tuple[str, ...]) -> Callable[[str], str]:
+@dataclass(frozen=True, slots=True)
+class Choice:
     """One of several words."""
 
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"one of {', '.join(allowed)}")
-        return text
+    allowed: tuple[str, ...]
 
-    return parse
+    def __call__(self, text: str) -> str:
+        """Read one."""
+        if text not in self.allowed:
+            raise ValueError(f"one of {', '.join(self.allowed)}")
+        return text

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mirror.options import (
-    choice,
+    Choice,
     option,
     read_address,
     read_count,
@@ -118,7 +118,7 @@ class Settings:
     )
 
     store: str = option(
-        choice(STORES),
+        Choice(STORES),
         "Where this node's images are: a directory that keeps what passes through, or the node's containerd.",
         default="oci-layout",
     )
@@ -174,7 +174,7 @@ class Settings:
         default=4 * 10**9,
     )
     verify: str = option(
-        choice(VERIFY),
+        Choice(VERIFY),
         "runtime: objects above 8 MB are verified by the runtime, and only the doubtful ones here as well. "
         "always: all are hashed here, and nobody gets the end of one that is wrong; that costs 0.6 CPU-seconds per GB.",
         default="runtime",
@@ -184,9 +184,9 @@ class Settings:
         read_seconds, "How long running transfers may take to end after SIGTERM, in seconds.", default=20.0
     )
     log_format: str = option(
-        choice(LOG_FORMATS), "How the log is written: human, or json with one object a line.", default="human"
+        Choice(LOG_FORMATS), "How the log is written: human, or json with one object a line.", default="human"
     )
-    log_level: str = option(choice(LOG_LEVELS), "How much is logged: debug, info, warning or error.", default="info")
+    log_level: str = option(Choice(LOG_LEVELS), "How much is logged: debug, info, warning or error.", default="info")
 
     def __post_init__(self) -> None:
         ports = [self.client_port, self.peer_port, self.publish_port, self.router_port, self.metrics_port]
