@@ -5,9 +5,12 @@
 1. The runtime asks `http://127.0.0.1:29990/v2/library/nginx/manifests/1.27?ns=docker.io`. `doors` lets in loopback
    clients only; `registry` reads path, query and headers into a `source.Request`, made of types from `oci` that
    cannot be wrong.
-2. `pull` decides. A tag is explained by the registry itself (a HEAD with the client's own credentials); when it does
-   not answer, the last that the cluster knew of the tag has to do (`cluster`). From then on all is by digest.
-3. The local *store* has it (`stores`): a file, which the server sends without reading it (`pieces`, `zero_copy`).
+2. `gate` lets in what the operator's `policy` has mirrored. A tag is explained by the registry itself, with the
+   client's own credentials, or by what the cluster knows of it (`tags`, `cluster`). From then on all is by digest. Of a
+   protected registry an object is given only to those whom the registry lets in (`authorization`), and by those nodes
+   alone that know it as the registry's (`belonging`).
+3. `pull` decides. The local *store* has it (`stores`): a file, which the server sends without reading it (`pieces`,
+   `zero_copy`).
 4. Else a *peer*: the gossiped index names the holders at once, without asking anybody; `choice` orders them, `peers`
    asks one after the other, with a MAC (`peer_mac`) that strangers cannot make. The bytes are relayed from its
    connection to the runtime's without a copy here, since whoever comes next finds complete holders too.
@@ -30,8 +33,9 @@ the registry that an image's name begins with. *Face*: a listening port and the 
 still in a connection. *Giver*: whoever gave bytes of an object. *Digest*, *descriptor*, *reference*, *tag*,
 *repository*, *registry*: as in the OCI specifications (`oci`).
 
-**Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry`; `peers` with `choice` and `peer_mac`;
-`upstream`, also for `listings`; `resuming`, `transfer` with `single_flight` and `spool`, `suspicion`; `stores`;
-`cluster`, and `bootstrap` with `election` and `lease` for who lets it in; then `app`, which puts an agent
-together, `settings` and `cli`.
+**Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry`; `policy`, `gate`, `tags` and
+`authorization`; `peers` with `choice` and `peer_mac`; `upstream`, also for `listings`; `resuming`, `transfer` with
+`single_flight` and `spool`, `suspicion`; `stores`; `cluster`, and `bootstrap` with `election` and `lease` for who lets
+it in; then `app`, which puts an agent together, `settings` with `registry_table`, `live` for what changes of them, and
+`cli`.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,17 @@ def test_a_wrong_key_is_refused_with_its_line_its_name_and_what_is_allowed(
     assert f"{file}, line {line}: " in str(refusal.value)
     assert key in str(refusal.value)
     assert allowed in str(refusal.value)
+
+
+def test_the_example_of_the_documentation_is_accepted(tmp_path: Path, pem: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "registries.md").read_text()
+    (example,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "skvaller.toml"
+    file.write_text(example.replace("/etc/ssl/corp.pem", str(pem)))
+    registries = load({}, {}, file).registries
+    assert registries["registry.corp"].policy.authorize is Authorize.UPSTREAM
+    assert registries["docker.io"].policy.tag_rule("library/nginx", Tag("1.27-rc1")) is Tags.UPSTREAM
+    assert not registries["docker.io"].policy.mirrors("library/nginx", Tag("latest"))
 
 
 def test_tables_that_are_no_tables_are_refused() -> None:
