@@ -1,8 +1,9 @@
 """Moves bytes from a file or a socket into a client's connection without reading them, driven by the event loop.
 
 A mover moves what the kernel takes at once, and waits for readiness otherwise, so none costs a thread, however slow its
-client. As soon as it has to wait it owns a duplicate of the connection's descriptor: event loops refuse to watch the
-one that a transport uses, and a number that is closed and given out again must not send one client's blob to another.
+client. It is given a duplicate of the connection's descriptor, since event loops refuse to watch the one that a
+transport uses. Whoever closes that stops the mover first: a number that is closed and given out again must not send one
+client's blob to another.
 
 `done` becomes why the source ended early, or "" when all bytes went out; a client that is gone, or that takes nothing
 for `STALL_S`, is a `ClientGoneError`. `sent` is right either way.
@@ -60,7 +61,6 @@ class Mover:
         self._release()
         if self._timer is not None:
             self._timer.cancel()
-            os.close(self._client)
         if self.done.done():
             return  # whoever waited was cancelled
         if error is None:
@@ -78,7 +78,6 @@ class Mover:
     def _wait(self, *, for_source: bool) -> None:
         """From now on, charge the source (or else the client) for the time that passes."""
         if self._timer is None:
-            self._client = os.dup(self._client)
             self._active_at = self._loop.time()
             self._timer = self._loop.call_later(self._tick_s, self._check)
         self._waits_for_source = for_source

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,8 @@ from mirror.pipes import PipePool
 from mirror.request_limits import LimitedProtocol
 
 if TYPE_CHECKING:
+    import asyncio
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from mirror.request_limits import ConnectionObserver
@@ -33,9 +36,19 @@ if TYPE_CHECKING:
 DISK_THREADS: Final = 4
 """Threads that bring cold files into memory. They are apart from those that open files, so that many cold blobs do
 not hold up a manifest."""
+JOINED_BYTES_MAX: Final = 64 * 1024
+"""Bytes that are copied behind the head of their answer, so that both leave in one call."""
 
 _CYCLE: Final = frozenset(
-    ["scope", "disconnected", "response_started", "response_complete", "chunked_encoding", "expected_content_length"]
+    [
+        "scope",
+        "transport",
+        "disconnected",
+        "response_started",
+        "response_complete",
+        "chunked_encoding",
+        "expected_content_length",
+    ]
 )
 _PROTOCOL: Final = frozenset(["scheme", "scope", "transport", "flow"])
 
@@ -82,11 +95,14 @@ class ZeroCopyProtocol(LimitedProtocol):
         super().__init__(shared.observer, *args, **kwargs)
         self._shared = shared
         self._mover: Mover | None = None
+        self._duplicate: socket.socket | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the transfer too: its duplicate of the descriptor would keep the connection open."""
+        """End the transfer too. The duplicate of the descriptor would keep the connection open."""
         if self._mover is not None:
             self._mover.stop(ClientGoneError("the client closed the connection", self._mover.sent))
+        if self._duplicate is not None:
+            self._duplicate.close()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -99,19 +115,28 @@ class ZeroCopyProtocol(LimitedProtocol):
         return 0 if self._mover is None else self._mover.sent
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        cycle.transport = _Output(cycle.transport)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, partial(self._run, app, cycle))
 
     async def _run(self, app: ASGIApp, cycle: RequestResponseCycle, scope: Scope, receive: Receive, send: Send) -> None:
+        output: _Output = cycle.transport  # type: ignore[assignment]
+
         async def send_any(message: Message) -> None:
             if message["type"] == ZERO_COPY_SEND:
                 await self._send_file(cycle, message)
             elif message["type"] == SPLICE:
                 await self._send_socket(cycle, message, send)
+            elif message["type"] == "http.response.start":
+                output.holds_next = True
+                await send(message)
+                return
             else:
                 await send(message)
+                output.flush()  # the answer to a HEAD is nothing but its head
                 return
             if not message.get("more_body", False):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
+                output.flush()
 
         await app(scope, receive, send_any)
 
@@ -125,8 +150,7 @@ class ZeroCopyProtocol(LimitedProtocol):
         if length is None:
             length = os.fstat(descriptor).st_size - start
         if length and await self._ready(cycle, length):
-            client = self.transport.get_extra_info("socket")
-            await self._move(cycle, FileMover(client, descriptor, start, length, self._shared.disk))
+            await self._move(cycle, FileMover(self._client(), descriptor, start, length, self._shared.disk))
 
     async def _send_socket(self, cycle: RequestResponseCycle, message: Message, send: Send) -> None:
         piece = SocketPiece(message["socket"], message["count"], message["silence_s"])
@@ -136,15 +160,14 @@ class ZeroCopyProtocol(LimitedProtocol):
         if pipe is None:
             await _send_read(piece, send)
             return
-        client = self.transport.get_extra_info("socket")
-        mover = SocketMover(client, piece.socket, piece.length, piece.silence_s, pipe)
+        mover = SocketMover(self._client(), piece.socket, piece.length, piece.silence_s, pipe)
         try:
             await self._move(cycle, mover)
         finally:
             self._shared.pipes.give_back(pipe, empty=not mover.held)
 
     async def _ready(self, cycle: RequestResponseCycle, length: int) -> bool:
-        """Wait until all that was written before has left the process; False when there is nothing to send (HEAD)."""
+        """Send all that was written before, the head too; False when there is nothing to send (HEAD)."""
         if not cycle.response_started or cycle.response_complete or cycle.chunked_encoding:
             raise RuntimeError("bytes are moved only inside a response with a Content-Length")
         if cycle.scope["method"] == "HEAD":
@@ -152,6 +175,8 @@ class ZeroCopyProtocol(LimitedProtocol):
         if length > cycle.expected_content_length:
             raise RuntimeError("Response content longer than Content-Length")
         transport = self.transport
+        output: _Output = cycle.transport  # type: ignore[assignment]
+        self._send_head(output.take_head())
         if transport.get_write_buffer_size():
             transport.set_write_buffer_limits(high=0)  # writing is then paused until the buffer is empty
             try:
@@ -162,6 +187,19 @@ class ZeroCopyProtocol(LimitedProtocol):
         if cycle.disconnected or transport.is_closing():
             raise ClientGoneError("the client closed the connection", 0)
         return True
+
+    def _send_head(self, head: bytes) -> None:
+        """Send a head so that it shares its first packet with the bytes that follow at once."""
+        if head and not self.transport.get_write_buffer_size():
+            with suppress(OSError):  # the connection takes nothing now, or is gone: the transport finds out
+                head = head[self._client().send(head, socket.MSG_MORE) :]
+        if head:
+            self.transport.write(head)
+
+    def _client(self) -> socket.socket:
+        if self._duplicate is None:
+            self._duplicate = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+        return self._duplicate
 
     async def _move(self, cycle: RequestResponseCycle, mover: Mover) -> None:
         self._mover = mover
@@ -177,6 +215,46 @@ class ZeroCopyProtocol(LimitedProtocol):
             cycle.expected_content_length -= mover.sent
         if reason:
             raise EndedEarlyError(reason, mover.sent)
+
+
+class _Output:
+    """What a cycle writes to: the transport, except that the head of an answer waits for what comes after it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self.holds_next = False
+        """Whether the next that is written is a head."""
+
+    def write(self, data: bytes) -> None:
+        """Hold a head back; write anything else, behind the head that was held back."""
+        if self.holds_next:
+            self.holds_next = False
+            self._head = data
+        elif len(data) < JOINED_BYTES_MAX:
+            self._transport.write(self.take_head() + data)
+        else:
+            self._transport.write(self.take_head())
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Hold nothing back any longer."""
+        if self._head:
+            self._transport.write(self.take_head())
+
+    def take_head(self) -> bytes:
+        """The head that was held back, which is the caller's to send."""
+        head, self._head = self._head, b""
+        return head
+
+    def is_closing(self) -> bool:
+        """As the transport."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close the transport when all is written."""
+        self.flush()
+        self._transport.close()
 
 
 async def _send_read(piece: SocketPiece, send: Send) -> None:
