@@ -35,6 +35,7 @@ from mirror.oci import (
     Kind,
     manifest_media_type,
 )
+from mirror.stores.cached_open import open_cached, read_cached
 from mirror.stores.layout_index import BrokenIndexError, LayoutIndex
 from mirror.stores.origins import note_origins, read_origins
 
@@ -50,6 +51,12 @@ INDEX_BYTES_MAX: Final = 32 * 1024 * 1024
 
 UNSAFE_AGE_S: Final = 120
 """How long bytes may stay in memory only: four times the kernel's default (`vm.dirty_expire_centisecs`)."""
+
+USE_NOTED_S: Final = 60.0
+"""How exactly the time of a blob's last use is noted: each note may have to wait for the disk."""
+
+PARSED_BYTES_MAX: Final = 64 * 1024
+"""A larger manifest is not parsed on the event loop."""
 
 LAYOUT_VERSION: Final = "1.0.0"
 
@@ -75,6 +82,7 @@ class LayoutFiles:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._root = str(path)
         self.index = path / "index.json"
         self.blobs = [path / "blobs" / algorithm for algorithm in _ALGORITHMS]
         self._unfinished = path / ".skvaller-unfinished"
@@ -141,7 +149,7 @@ class LayoutFiles:
         """Open a blob and describe it; None when it is not there or is not of this kind.
 
         The caller owns the file descriptor. The time of its last use is noted in the file, where a restart
-        finds it.
+        finds it. Blocks.
         """
         try:
             descriptor = self._descriptor(digest)
@@ -158,6 +166,25 @@ class LayoutFiles:
                 return descriptor, Descriptor(media_type, digest, status.st_size)
         except OSError as error:
             _log.warning("cannot read %s: %s", self._blob(digest), error)
+        os.close(descriptor)
+        return None
+
+    def open_cached(self, digest: Digest, kind: Kind) -> tuple[int, Descriptor] | None:
+        """The same without waiting for the disk; None when that cannot be, and then `open` has to tell."""
+        try:
+            descriptor = open_cached(f"{self._root}/blobs/{digest.algorithm}/{digest.hex}")
+        except OSError:
+            return None
+        if descriptor is None:
+            return None
+        status = os.fstat(descriptor)
+        if time.time() - status.st_atime < USE_NOTED_S:
+            media_type: str | None = OCTET_STREAM
+            if kind is Kind.MANIFEST:
+                data = read_cached(descriptor, status.st_size) if status.st_size <= PARSED_BYTES_MAX else None
+                media_type = None if data is None else manifest_media_type(data)
+            if media_type is not None:
+                return descriptor, Descriptor(media_type, digest, status.st_size)
         os.close(descriptor)
         return None
 

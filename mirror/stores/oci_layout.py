@@ -287,6 +287,8 @@ class OciLayout:
             _log.warning("cannot write %s: %s", self._files.index, error)
 
     async def _opened(self, digest: Digest, kind: Kind) -> tuple[int, Descriptor] | None:
+        if (opened := self._files.open_cached(digest, kind)) is not None:
+            return opened
         opening = asyncio.ensure_future(asyncio.to_thread(self._files.open, digest, kind))
         try:
             return await asyncio.shield(opening)

@@ -23,6 +23,7 @@ from asyncinotify import Inotify, Mask
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.oci import Digest, InvalidReferenceError
 from mirror.stores import ContentAdded, ContentRemoved
+from mirror.stores.cached_open import open_cached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -90,6 +91,8 @@ class ContentDirectory:
             return descriptor, os.fstat(descriptor).st_size
 
         with _failures_told(digest):
+            if (descriptor := open_cached(str(self._file(digest)))) is not None:
+                return descriptor, os.fstat(descriptor).st_size
             opening = asyncio.ensure_future(asyncio.to_thread(open_file))
             try:
                 return await asyncio.shield(opening)

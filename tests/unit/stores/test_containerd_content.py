@@ -251,14 +251,16 @@ async def test_a_disk_that_fails_makes_the_store_unavailable(tmp_path: Path, mon
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "the disk is broken")
 
+    monkeypatch.setattr(content, "open_cached", lambda _: None)
     monkeypatch.setattr(os, "open", fail)
     with pytest.raises(UnavailableError, match="the disk is broken"):
         await ContentDirectory(tmp_path, 60).open(digest)
 
 
 async def test_a_descriptor_is_not_lost_when_its_reader_is_cancelled_while_it_is_opened(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(content, "open_cached", lambda _: None)
     digest = add(tmp_path, b"a")
     directory = ContentDirectory(tmp_path, 60)
     await directory.size(digest)  # the thread pool is up

@@ -22,7 +22,7 @@ from mirror.errors import CorruptError, NotFoundError
 from mirror.image_builder import build_image
 from mirror.oci import OCI_MANIFEST, OCTET_STREAM, ByteRange, Digest, Kind, Repository, Tag
 from mirror.source import Request, read_all
-from mirror.stores import ContentAdded, ContentRemoved, TagRemoved, TagSet, oci_layout
+from mirror.stores import ContentAdded, ContentRemoved, TagRemoved, TagSet, layout_files, oci_layout
 from mirror.stores.layout_files import LayoutError
 from mirror.stores.oci_layout import AWAITED_TAGS_MAX, INGESTS_MAX, TAG_REFRESH_S, OciLayout
 
@@ -332,7 +332,8 @@ async def test_what_a_crash_left_behind_is_removed_at_the_start(tmp_path: Path) 
     await ingest.abort()
 
 
-async def test_an_early_hang_up_costs_no_file_descriptor(tmp_path: Path) -> None:
+async def test_an_early_hang_up_costs_no_file_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout_files, "open_cached", lambda _: None)
     store = OciLayout(tmp_path, 1000)
     await keep(store, b"abc")
     before = len(list(Path("/proc/self/fd").iterdir()))
