@@ -151,8 +151,10 @@ def parse_image_name(text: str) -> tuple[Repository, Reference]:
         name, _, tag = name.rpartition(":")
     registry, slash, rest = name.partition("/")
     if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
-        registry, rest = "docker.io", name if slash else f"library/{name}"
-    repository = Repository.parse("docker.io" if registry == "index.docker.io" else registry, rest)
+        registry, rest = "docker.io", name
+    if registry in {"docker.io", "index.docker.io"}:
+        registry, rest = "docker.io", rest if "/" in rest else f"library/{rest}"
+    repository = Repository.parse(registry, rest)
     meant = Tag.parse(tag)
     return repository, Digest.parse(digest) if at else meant
 

@@ -199,7 +199,7 @@ def test_what_is_no_manifest_has_no_media_type(data: bytes) -> None:
         ("nginx", "docker.io/library/nginx", "latest"),
         ("nginx:1.27", "docker.io/library/nginx", "1.27"),
         ("team/app", "docker.io/team/app", "latest"),
-        ("docker.io/nginx:1", "docker.io/nginx", "1"),
+        ("docker.io/nginx:1", "docker.io/library/nginx", "1"),
         ("index.docker.io/library/nginx", "docker.io/library/nginx", "latest"),
         ("registry.test/a/b:v1", "registry.test/a/b", "v1"),
         ("localhost/a", "localhost/a", "latest"),
