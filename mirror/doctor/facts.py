@@ -1,0 +1,76 @@
+"""What the doctor looks at, as it was found. What could not be looked at is None, or an error in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mirror.doctor.containerd_config import Effective
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Who answers at the runtime's socket: its version, (0, 0) if none; `serves_pods` is False without the CRI plugin."""
+
+    socket: Path
+    version: tuple[int, int] = (0, 0)
+    text: str = ""
+    serves_pods: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostsFile:
+    """A hosts.toml: the URLs of its hosts in their order, each with its capabilities; or why it cannot be read."""
+
+    directory: str
+    path: Path
+    hosts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The pull of an image that cannot exist: whether the agent was asked for it; None: it could not be tried."""
+
+    asked: bool | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A port of another node that was connected to; `error` is "" when that worked."""
+
+    name: str
+    address: str
+    port: int
+    use: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All of it.
+
+    `agent` is what its local API says of itself (`mirror.local_api.answer_node`); `foreign` is True when something else
+    answers there. `hosts` is None when the directory of hosts.toml files is not there. `clock_offsets_s` has, by name,
+    by how much other nodes' clocks are ahead of this one's.
+    """
+
+    agent_url: str
+    agent: Mapping[str, Any] | None
+    agent_error: str
+    foreign: bool
+    runtime: Runtime
+    config: Effective | None
+    config_error: str
+    certs_dir: Path
+    hosts: tuple[HostsFile, ...] | None
+    probe: Probe
+    reach: tuple[Reach, ...] = ()
+    seeds: tuple[Reach, ...] = ()
+    clock_offsets_s: Mapping[str, float] = field(default_factory=dict)
