@@ -37,7 +37,7 @@ from mirror.herd import Claims, Coordinator, Herd
 from mirror.http_server import HttpServer
 from mirror.journal import Journal
 from mirror.live import LiveSettings
-from mirror.local_api import PREFIX, answer_explain, answer_node, create_local_api
+from mirror.local_api import PREFIX, answer_explain, answer_last, answer_node, create_local_api
 from mirror.metered import Metered
 from mirror.metrics import CONTENT_TYPE, Metrics
 from mirror.peer_mac import KEY_LABEL, PeerMac
@@ -201,7 +201,8 @@ async def create_servers(
     explainer = Explainer(store, in_flight, peers, upstream, cluster, index, standing, journal)
     views = Views(node, cluster, settings, metrics, journal, transfers, lambda: store.answering_since, time.monotonic())
     answers = {
-        "node": answer_node(node, settings, lambda: store.answering_since),
+        "node": answer_node(node, settings, store, peers, lambda: metrics.refusals("peer", "mac", "no_mac")),
+        "last": answer_last(journal),
         "explain": answer_explain(explainer),
     }
     client_app.mount(PREFIX, create_local_api(answers | views.answers(), Feed(views, stopping)))

@@ -12,6 +12,7 @@ from mirror.commands import (
     configure,
     control,
     demo,
+    doctor,
     explain,
     find,
     members,
@@ -33,6 +34,7 @@ USAGE_ERROR = 2
 COMMANDS = (
     serve,
     configure,
+    doctor,
     status,
     members,
     find,

@@ -2,6 +2,7 @@
 
     GET /-/api/node                       who this agent is, whom it knows, what it refused
     GET /-/api/explain?image=nginx:1.27   every object of an image: who holds it, and where it would come from
+    GET /-/api/last?image=nginx:1.27      the last answer that the runtime got about the image's name
     GET /-/api/status                     this agent in numbers
     GET /-/api/members, zones             the cluster, by member and by zone
     GET /-/api/find?what=nginx            who has an image or a digest
@@ -27,7 +28,7 @@ from starlette.routing import Route
 
 from mirror.cluster import PEER_PORT
 from mirror.errors import SourceError
-from mirror.oci import InvalidReferenceError, parse_image_name
+from mirror.oci import InvalidReferenceError, Kind, parse_image_name
 from mirror.version import installed_version
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ if TYPE_CHECKING:
     from gossip import Member, Node
     from mirror.explain import Explainer
     from mirror.feed import Feed
+    from mirror.journal import Journal
+    from mirror.oci import Reference, Repository
+    from mirror.peers import Peers
     from mirror.settings import Settings
+    from mirror.stores import Store
 
     Answer = Callable[[QueryParams], Awaitable[object]]
 
@@ -76,8 +81,8 @@ def create_local_api(answers: Mapping[str, Answer], feed: Feed | None = None) ->
     return Starlette(routes=routes, exception_handlers={HTTPException: unknown})
 
 
-def answer_node(node: Node, settings: Settings, answering_since: Callable[[], float | None]) -> Answer:
-    """Gives what an agent is and knows of the others, without any secret."""
+def answer_node(node: Node, settings: Settings, store: Store, peers: Peers, refused: Callable[[], int]) -> Answer:
+    """Gives what an agent is and knows of others, without any secret; `refused` counts who was kept out as a peer."""
 
     async def answer(_: QueryParams) -> object:
         counters = node.counters
@@ -89,12 +94,15 @@ def answer_node(node: Node, settings: Settings, answering_since: Callable[[], fl
             "zone": settings.zone,
             "seeds": settings.seeds,
             "store": settings.store,
-            "store_answers": answering_since() is not None,
+            "store_answers": store.answering_since is not None,
+            "containerd_socket": str(settings.containerd_socket),
             "pin_bytes_max": settings.containerd_pin_bytes_max,
             "time": time.time(),
             "me": _member(node.me),
             "members": [_member(member) | {"suspect": node.ranked_last(member.name)} for member in node.members()],
             "refused_connections": counters.refused_connections,
+            "refused_peers": refused(),
+            "refused_by_peers": peers.refused,
             "dropped_messages": dict(counters.dropped),
             "conflicts": counters.conflicts,
         }
@@ -106,16 +114,30 @@ def answer_explain(explainer: Explainer) -> Answer:
     """Gives what would become of a pull of the image that the query names."""
 
     async def answer(query: QueryParams) -> object:
-        try:
-            repository, reference = parse_image_name(query.get("image", ""))
-        except InvalidReferenceError as error:
-            raise QuestionError(400, f"image: {error}") from error
+        repository, reference = _image(query)
         try:
             return asdict(await explainer.explain(repository, reference))
         except SourceError as error:
             raise QuestionError(404, f"{repository}: what {reference} means is not known here: {error}") from error
 
     return answer
+
+
+def answer_last(journal: Journal) -> Answer:
+    """Gives the last answer about the tag or digest that the query names; `last` is null when nobody asked lately."""
+
+    async def answer(query: QueryParams) -> object:
+        repository, reference = _image(query)
+        return {"last": journal.last(repository.registry, f"{repository.name}/{Kind.MANIFEST.value}/{reference}")}
+
+    return answer
+
+
+def _image(query: QueryParams) -> tuple[Repository, Reference]:
+    try:
+        return parse_image_name(query.get("image", ""))
+    except InvalidReferenceError as error:
+        raise QuestionError(400, f"image: {error}") from error
 
 
 def _member(member: Member) -> dict[str, Any]:

@@ -168,6 +168,12 @@ class Metrics:
             self._registries.add(registry)
         return registry
 
+    def refusals(self, face: str, *reasons: str) -> int:
+        """How many requests a face turned away for these reasons."""
+        name = "skvaller_refused_requests_total"
+        counts = (self.registry.get_sample_value(name, {"face": face, "reason": reason}) for reason in reasons)
+        return int(sum(count or 0 for count in counts))
+
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
         return generate_latest(self.registry)

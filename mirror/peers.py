@@ -85,6 +85,8 @@ class Peers:
         self._name = name
         self._client = PeerClient()
         self._patience = Patience()
+        self.refused = 0
+        """Requests that peers refused: they do not take this node for a member."""
 
     async def __aenter__(self) -> Peers:
         return self
@@ -236,6 +238,8 @@ class Peers:
             raise _FullError(read_names(answer.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX))
         if answer.status == 503 and "Retry-After" in answer.headers:
             raise _NotYetError("its first bytes have not come yet")
+        if answer.status == 403:
+            self.refused += 1
         if answer.status == 404:
             raise NotFoundError(f"{holder.target.name} no longer has {request.digest}")
         raise UnavailableError(f"it answered {answer.status}")

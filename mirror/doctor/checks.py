@@ -77,8 +77,8 @@ def check_runtime(facts: Facts) -> Iterator[Finding]:
             Level.PROBLEM,
             f"The agent cannot speak to containerd at {facts.agent['containerd_socket']}.",
             "It does not know the tags of this node's images, and may not see them at all.",
-            "Let it reach the socket: mount its directory into the pod, and run the agent as root (a read-only mount is "
-            "enough). Its log says what went wrong.",
+            "Let it reach the socket: mount its directory into the pod (read-only will do), and run it as root. "
+            "Its log says what went wrong.",
         )
 
 
@@ -97,12 +97,12 @@ def check_config_path(facts: Facts) -> Iterator[Finding]:
     for place in config.misplaced:
         yield Finding(
             "config_path",
-            Level.WARNING if config.config_path and not config.is_default else Level.PROBLEM,
+            Level.WARNING if config.config_path else Level.PROBLEM,
             f"config_path is set in {place}, where {facts.runtime.text or 'this containerd'} does not look.",
             "containerd ignores tables that it does not know, without a word.",
             f"Set it in {_registry_table(facts)} {RESTART}.",
         )
-    if not config.config_path:
+    if not config.config_path and not config.misplaced:
         yield Finding(
             "config_path",
             Level.PROBLEM,
@@ -113,7 +113,7 @@ def check_config_path(facts: Facts) -> Iterator[Finding]:
             + (" in the place of `mirrors`" if config.has_mirrors else "")
             + f" {RESTART}.",
         )
-    elif facts.certs_dir not in config.config_path:
+    elif config.config_path and facts.certs_dir not in config.config_path:
         yield Finding(
             "config_path",
             Level.PROBLEM,
@@ -132,7 +132,7 @@ def check_config_path(facts: Facts) -> Iterator[Finding]:
             f'Set config_path = "{facts.certs_dir}" alone in {_registry_table(facts)}, or use_local_image_pull = true '
             f"above it, {RESTART}.",
         )
-    else:
+    elif config.config_path:
         yield Finding("config_path", Level.OK, f"containerd reads hosts.toml files in {_paths(facts)}.")
 
 
@@ -141,7 +141,7 @@ def check_layers(facts: Facts) -> Iterator[Finding]:
     if facts.config is None or not facts.config.discards_layers:
         return
     if facts.agent is not None and facts.agent["pin_bytes_max"]:
-        yield Finding("layers", Level.OK, "containerd discards layers after unpacking, and the agent keeps some by a lease.")
+        yield Finding("layers", Level.OK, "containerd discards unpacked layers, and the agent keeps some by a lease.")
     else:
         yield Finding(
             "layers",
@@ -155,6 +155,9 @@ def check_layers(facts: Facts) -> Iterator[Finding]:
 
 def check_hosts(facts: Facts) -> Iterator[Finding]:
     """Do the hosts.toml files lead to the agent, and to it first?"""
+    if facts.hosts is None and facts.probe.asked:
+        yield Finding("hosts", Level.UNKNOWN, f"{facts.certs_dir} cannot be seen from here, but leads to the mirror.")
+        return
     if not facts.hosts:
         yield Finding(
             "hosts",

@@ -22,7 +22,7 @@ def check_members(facts: Facts) -> Iterator[Finding]:
     if agent is None:
         return
     if members := agent["members"]:
-        yield Finding("cluster", Level.OK, f"The agent knows {len(members)} other {'node' if len(members) == 1 else 'nodes'}.")
+        yield Finding("cluster", Level.OK, f"The agent knows {_nodes(len(members))}.")
     elif not agent["seeds"]:
         yield Finding(
             "cluster",
@@ -95,8 +95,8 @@ def check_ports(facts: Facts) -> Iterator[Finding]:
     if not facts.reach:
         return
     if not closed:
-        nodes = len({reach.name for reach in facts.reach})
-        yield Finding("ports", Level.OK, f"The ports of {nodes} other {'node' if nodes == 1 else 'nodes'} can be reached.")
+        names = {reach.name for reach in facts.reach}
+        yield Finding("ports", Level.OK, f"The ports of {_nodes(len(names))} can be reached.")
         return
     uses = sorted({reach.use for reach in closed})
     yield Finding(
@@ -124,7 +124,7 @@ def check_zone(facts: Facts) -> Iterator[Finding]:
             "Set `zone` (SKVALLER_ZONE; in the chart `zone`).",
         )
     else:
-        yield Finding("zone", Level.OK, "No node has a zone: all count as near, which is right for a cluster in one zone.")
+        yield Finding("zone", Level.OK, "No node has a zone, so all count as near; in one zone that is right.")
 
 
 def check_clock(facts: Facts) -> Iterator[Finding]:
@@ -149,6 +149,10 @@ CLUSTER_CHECKS: Final = (
     check_zone,
     check_clock,
 )
+
+
+def _nodes(count: int) -> str:
+    return "1 other node" if count == 1 else f"{count} other nodes"
 
 
 def _listed(reaches: list[Reach]) -> str:

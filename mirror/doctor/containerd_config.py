@@ -3,10 +3,11 @@
 What is where differs between generations, and each of these differences has cost somebody an afternoon:
 
 - The table of the CRI plugin is `cri` in files of version 1, `io.containerd.grpc.v1.cri` in version 2, and
-  `io.containerd.cri.v1.images` since version 3. containerd 2 understands the older files; the wrong table in a file is
+  `io.containerd.cri.v1.images` since version 3. containerd 2 moves what it finds in the older table of an older file
+  over what is in the newer one, and some of it only when the older table names runtimes. The wrong table in a file is
   ignored without a word.
 - `imports` come after the file that names them. containerd 1 lets a table of theirs replace the whole table of the
-  plugin; containerd 2 merges the two, and what is empty in the later one changes nothing.
+  plugin; containerd 2 merges the two.
 - `config_path` is a list separated by colons. Since 2.1 the transfer service pulls, and takes the list for one
   directory; but it does not pull when something is set that it does not know.
 - Since 2.2 there is a default for `config_path`, and it is such a list.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     Table = Mapping[str, Any]
+    Version = tuple[int, ...]
 
 FILES_MAX: Final = 100
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -62,8 +64,9 @@ class Effective:
     files: tuple[Path, ...]
 
 
-def load(file: Path) -> list[tuple[Path, Table]]:
+def load(file: Path, version: Version) -> list[tuple[Path, Table]]:
     """The file and all that it imports, in the order in which containerd reads them. Raises `ConfigFileError`."""
+    globs_at_root = version < (1, 6, 29) or (1, 7) <= version < (1, 7, 16)
     documents: list[tuple[Path, Table]] = []
     pending = [file]
     seen = set()
@@ -77,19 +80,21 @@ def load(file: Path) -> list[tuple[Path, Table]]:
         document = _read(path)
         documents.append((path, document))
         for pattern in document.get("imports") or ():
-            place = str(path.parent / str(pattern))
+            # Older ones look for patterns where they were started, which is the root when an init system did it.
+            base = Path("/") if globs_at_root and "*" in pattern else path.parent
+            place = str(base / str(pattern))
             pending += [Path(found) for found in sorted(glob(place))] if "*" in place else [Path(place)]  # noqa: PTH207
     return documents
 
 
-def effective(documents: Sequence[tuple[Path, Table]], version: tuple[int, int]) -> Effective:
+def effective(documents: Sequence[tuple[Path, Table]], version: Version) -> Effective:
     """What a containerd of this version makes of the files."""
     modern = version >= (2, 0)
     plugins: dict[str, Any] = {}
     disabled: list[str] = []
     for _, document in documents:
         disabled += document.get("disabled_plugins") or ()
-        own = _migrated(document) if modern else dict(document.get("plugins") or {})
+        own = _migrated(document, version) if modern else dict(document.get("plugins") or {})
         plugins = _merged(plugins, own) if modern else plugins | own
     file_version = int(documents[0][1].get("version") or 1) if documents else 1
     table = IMAGES if modern else OLDER if file_version >= 2 else OLDEST
@@ -103,7 +108,7 @@ def effective(documents: Sequence[tuple[Path, Table]], version: tuple[int, int])
     return Effective(
         config_path=tuple(Path(path) for path in paths.split(":") if path),
         is_default=is_default,
-        misplaced=tuple(_misplaced(documents, table, modern=modern)),
+        misplaced=tuple(_misplaced(documents, table, version)),
         transfer_service=version >= (2, 1) and not _pulls_itself(cri),
         discards_layers=bool(containerd_table.get("discard_unpacked_layers")),
         has_mirrors=has_mirrors,
@@ -125,35 +130,42 @@ def _read(path: Path) -> Table:
         raise ConfigFileError(f"{path}: {error}") from error
 
 
-def _migrated(document: Table) -> dict[str, Any]:
+def _older_table(document: Table, version: Version) -> str | None:
+    """The older table that a containerd 2 understands in this file."""
+    file_version = int(document.get("version") or 1)
+    if file_version < 2:
+        return OLDEST if version >= (2, 3) else None
+    return OLDER if file_version < (4 if version >= (2, 3) else 3) else None
+
+
+def _migrated(document: Table, version: Version) -> dict[str, Any]:
     """The plugins of a file as containerd 2 sees them: what older versions wrote elsewhere is moved."""
     plugins = dict(document.get("plugins") or {})
-    file_version = int(document.get("version") or 1)
-    older = plugins.get(OLDEST if file_version < 2 else OLDER)
-    if file_version >= 3 or not isinstance(older, dict):
+    older = plugins.get(_older_table(document, version) or "")
+    if older is None:
         return plugins
-    moved = {key: value for key, value in older.items() if key in {"registry", *_LOCAL_ONLY}}
-    if discards := (older.get("containerd") or {}).get("discard_unpacked_layers"):
-        moved["discard_unpacked_layers"] = discards
-    if (annotations := (older.get("containerd") or {}).get("disable_snapshot_annotations")) is not None:
-        moved["disable_snapshot_annotations"] = annotations
-    plugins[IMAGES] = _merged(moved, plugins.get(IMAGES) or {})
+    moved = {key: older[key] for key in _MOVED if key in older}
+    containerd = older.get("containerd") or {}
+    if "runtimes" in containerd:
+        moved |= {key: containerd[key] for key in _MOVED_WITH_RUNTIMES if key in containerd}
+    plugins[IMAGES] = (plugins.get(IMAGES) or {}) | moved
     return plugins
 
 
+_MOVED: Final = ("registry", "max_concurrent_downloads", "image_pull_with_sync_fs")
+_MOVED_WITH_RUNTIMES: Final = ("discard_unpacked_layers", "disable_snapshot_annotations")
+
+
 def _merged(first: Table, second: Table) -> dict[str, Any]:
-    """Both; the second wins, except with what is empty."""
+    """Both; where both say something, the second."""
     result = dict(first)
     for key, value in second.items():
         before = result.get(key)
         if isinstance(before, dict) and isinstance(value, dict):
             result[key] = _merged(before, value)
-        elif value or key not in result:
+        else:
             result[key] = value
     return result
-
-
-_LOCAL_ONLY: Final = ("max_concurrent_downloads", "image_pull_with_sync_fs")
 
 
 def _pulls_itself(images: Table) -> bool:
@@ -169,12 +181,11 @@ def _pulls_itself(images: Table) -> bool:
     )
 
 
-def _misplaced(documents: Sequence[tuple[Path, Table]], table: str, *, modern: bool) -> list[str]:
+def _misplaced(documents: Sequence[tuple[Path, Table]], table: str, version: Version) -> list[str]:
     """Tables that set `config_path` where this containerd does not look for it."""
     found = []
     for path, document in documents:
-        file_version = int(document.get("version") or 1)
-        understood = {table, *({OLDEST, OLDER} if modern and file_version < 3 else set())}
+        understood = {table, _older_table(document, version) if version >= (2, 0) else table}
         for name in (OLDEST, OLDER, IMAGES):
             plugin = (document.get("plugins") or {}).get(name) or {}
             if name not in understood and (plugin.get("registry") or {}).get("config_path"):

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Who answers at the runtime's socket: its version, (0, 0) if none; `serves_pods` is False without the CRI plugin."""
+    """Who answers at the runtime's socket: its version (empty: unknown), and whether it has a CRI plugin for pods."""
 
     socket: Path
-    version: tuple[int, int] = (0, 0)
+    version: tuple[int, ...] = ()
     text: str = ""
     serves_pods: bool = False
     error: str = ""

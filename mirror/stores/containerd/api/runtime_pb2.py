@@ -27,21 +27,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*mirror/stores/containerd/api/runtime.proto\x12\x10skvaller.runtime\"\x10\n\x0eVersionRequest\"@\n\x0fVersionResponse\x12\x14\n\x0cruntime_name\x18\x02 \x01(\t\x12\x17\n\x0fruntime_version\x18\x03 \x01(\t\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\">\n\x10PullImageRequest\x12*\n\x05image\x18\x01 \x01(\x0b\x32\x1b.skvaller.runtime.ImageSpec\"&\n\x11PullImageResponse\x12\x11\n\timage_ref\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*mirror/stores/containerd/api/runtime.proto\x12\x10skvaller.runtime\"\"\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\">\n\x10PullImageRequest\x12*\n\x05image\x18\x01 \x01(\x0b\x32\x1b.skvaller.runtime.ImageSpec\"&\n\x11PullImageResponse\x12\x11\n\timage_ref\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mirror.stores.containerd.api.runtime_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERSIONREQUEST']._serialized_start=64
-  _globals['_VERSIONREQUEST']._serialized_end=80
-  _globals['_VERSIONRESPONSE']._serialized_start=82
-  _globals['_VERSIONRESPONSE']._serialized_end=146
-  _globals['_IMAGESPEC']._serialized_start=148
-  _globals['_IMAGESPEC']._serialized_end=174
-  _globals['_PULLIMAGEREQUEST']._serialized_start=176
-  _globals['_PULLIMAGEREQUEST']._serialized_end=238
-  _globals['_PULLIMAGERESPONSE']._serialized_start=240
-  _globals['_PULLIMAGERESPONSE']._serialized_end=278
+  _globals['_VERSIONRESPONSE']._serialized_start=64
+  _globals['_VERSIONRESPONSE']._serialized_end=98
+  _globals['_IMAGESPEC']._serialized_start=100
+  _globals['_IMAGESPEC']._serialized_end=126
+  _globals['_PULLIMAGEREQUEST']._serialized_start=128
+  _globals['_PULLIMAGEREQUEST']._serialized_end=190
+  _globals['_PULLIMAGERESPONSE']._serialized_start=192
+  _globals['_PULLIMAGERESPONSE']._serialized_end=230
 # @@protoc_insertion_point(module_scope)

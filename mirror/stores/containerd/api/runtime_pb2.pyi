@@ -8,17 +8,11 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class VersionRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
 class VersionResponse(_message.Message):
-    __slots__ = ("runtime_name", "runtime_version")
-    RUNTIME_NAME_FIELD_NUMBER: _ClassVar[int]
-    RUNTIME_VERSION_FIELD_NUMBER: _ClassVar[int]
-    runtime_name: str
-    runtime_version: str
-    def __init__(self, runtime_name: _Optional[str] = ..., runtime_version: _Optional[str] = ...) -> None: ...
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class ImageSpec(_message.Message):
     __slots__ = ("image",)
