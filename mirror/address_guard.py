@@ -111,6 +111,8 @@ class _Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        if host == "invalid" or host.endswith(".invalid"):
+            raise OSError(errno.ENOENT, f"{host} does not exist, by RFC 6761 section 6.4")
         self._resolver = self._resolver or DefaultResolver()  # it wants a running loop
         results = await self._resolver.resolve(host, port, family)
         self._note(host, port, [result["host"] for result in results])

@@ -1,7 +1,6 @@
 """Looks at a node: the agent's local API, the runtime's socket, files, and the ports of other nodes.
 
-What cannot be looked at becomes a fact like any other. Every wait has a limit. The whole takes some seconds, most of
-which the runtime needs for a pull that fails.
+What cannot be looked at becomes a fact like any other, and every wait has a limit.
 """
 
 from __future__ import annotations
@@ -38,6 +37,9 @@ MEMBERS_TRIED_MAX: Final = 16
 DIRECTORIES_MAX: Final = 1000
 HEAD_BYTES_MAX: Final = 4096
 
+PROBE_S_MAX: Final = 10.0
+PROBE_S_STEP: Final = 0.2
+"""How long to wait for the runtime to ask its mirrors, and how often to look whether it did."""
 PROBE_REGISTRY: Final = "skvaller-doctor.invalid"
 """No name below `invalid` ever exists (RFC 2606, section 2)."""
 DEFAULT_SOCKET: Final = Path("/run/containerd/containerd.sock")
@@ -61,7 +63,7 @@ async def gather(places: Places) -> Facts:
     runtime, probe = await _ask_runtime(socket, None if agent is None else places.agent_url, hosts)
     config, config_error = _read_config(places.config, runtime.version)
     members: list[Agent] = list((agent or {}).get("members", ()))
-    members = random.sample(members, min(len(members), MEMBERS_TRIED_MAX))
+    members = random.Random().sample(members, min(len(members), MEMBERS_TRIED_MAX))  # noqa: S311 (any will do)
     reach = [_reach(each["name"], each["address"], each[f"{use}_port"], use) for each in members for use in _PORTS]
     seeds = [] if members else [_reach("seed", host, port, "router") for host, port in _seeds(agent or {})]
     clocks = await asyncio.gather(*(_clock_offset_s(each["address"], each["peer_port"]) for each in members))
@@ -99,31 +101,50 @@ async def _ask_agent(url: str) -> tuple[Agent | None, str, bool]:
 
 async def _ask_runtime(socket: Path, agent_url: str | None, hosts: Sequence[HostsFile] | None) -> tuple[Runtime, Probe]:
     """Who the runtime is, and whether it asks the agent when it pulls."""
-    name = f"{PROBE_REGISTRY}/probe/{secrets.token_hex(8)}:probe"
     found = Runtime(socket)
     async with open_runtime(socket) as connection:
         try:
             text = await connection.version()
             found = Runtime(socket, _number(text), f"containerd {text.lstrip('v')}")
-            await connection.try_pull(name)
-            found = replace(found, serves_pods=True)
+            name = f"{PROBE_REGISTRY}/probe/{secrets.token_hex(8)}:probe"
+            pull = asyncio.create_task(connection.try_pull(name))
+            try:
+                probe = await _probe(agent_url, hosts, name, pull)
+            finally:
+                pull.cancel()
         except NoCriError:
             return found, Probe(None, "containerd has no CRI plugin")
         except UnavailableError as error:
             return replace(found, error=str(error)), Probe(None, "containerd does not answer")
-    return found, await _probe(agent_url, hosts, name)
+    return replace(found, serves_pods=True), probe
 
 
-async def _probe(agent_url: str | None, hosts: Sequence[HostsFile] | None, name: str) -> Probe:
-    """Whether the agent was asked for an image that the runtime wanted just now."""
-    if agent_url is None:
-        return Probe(None, "there is no agent that could be asked")
-    if hosts is not None and not any(file.directory == DEFAULT_DIRECTORY and file.hosts for file in hosts):
-        return Probe(None, f"{DEFAULT_DIRECTORY} leads nowhere, and real registries are not bothered for it")
-    try:
-        return Probe((await asyncio.to_thread(ask_agent, agent_url, "last", image=name))["last"] is not None)
-    except AgentError as error:
-        return Probe(None, str(error))
+async def _probe(
+    agent_url: str | None, hosts: Sequence[HostsFile] | None, name: str, pull: asyncio.Task[bool]
+) -> Probe:
+    """Whether the agent is asked for an image that the runtime pulls now. Raises `NoCriError`.
+
+    The runtime asks its mirrors first, so there is no need to wait until it has found out that nobody has the image.
+    """
+    if agent_url is None or (hosts is not None and not any(file.directory == DEFAULT_DIRECTORY for file in hosts)):
+        await asyncio.wait([pull], timeout=PROBE_S_STEP)
+        if pull.done():
+            pull.result()
+        reason = f"there is no {DEFAULT_DIRECTORY}, and real registries are not bothered for it"
+        return Probe(None, "there is no agent that could be asked" if agent_url is None else reason)
+    deadline = time.monotonic() + PROBE_S_MAX
+    while True:
+        over = pull.done() or time.monotonic() > deadline
+        try:
+            if (await asyncio.to_thread(ask_agent, agent_url, "last", image=name))["last"] is not None:
+                return Probe(asked=True)
+        except AgentError as error:
+            return Probe(None, str(error))
+        if over:
+            if pull.done():
+                pull.result()
+            return Probe(asked=False)
+        await asyncio.wait([pull], timeout=PROBE_S_STEP)
 
 
 def _number(text: str) -> tuple[int, ...]:

@@ -91,6 +91,12 @@ async def test_a_redirect_to_loopback_is_not_followed(monkeypatch: pytest.Monkey
     assert victim.heard == []
 
 
+async def test_names_that_never_exist_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with resolving(monkeypatch, {"some.invalid": HOST}), Upstream(Registries({})) as upstream:
+        with pytest.raises(UnavailableError, match="RFC 6761"):
+            await upstream.open(asked_of("some.invalid"))
+
+
 async def test_what_is_configured_by_name_is_allowed_where_its_name_leads(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted(SERVED) as registry, resolving(monkeypatch, {"cache.example": HOST}):
         url = f"http://cache.example:{registry.url.rpartition(':')[2]}"

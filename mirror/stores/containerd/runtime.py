@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 VERSION_S_MAX: Final = 5.0
 PULL_S_MAX: Final = 30.0
-"""containerd asks the mirror at once; when it is not configured to, a registry that does not exist takes its time."""
+"""A registry that does not exist takes its time where the DNS does not answer."""
 
 
 class NoCriError(UnavailableError):
