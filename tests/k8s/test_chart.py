@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import trustme
@@ -13,9 +14,6 @@ import trustme
 from mirror.settings import load
 from tests.k8s.render_manifests import MANIFESTS, manifests
 from tests.k8s.tools import CHART, KUBE_VERSION, ROOT, HelmError, helm, render
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 yaml: Any = pytest.importorskip("yaml")
 kubernetes_validate: Any = pytest.importorskip("kubernetes_validate")
@@ -214,6 +212,29 @@ def test_registries_reach_the_agent_with_their_certificates() -> None:
     assert environment(*EVERYTHING)["SKVALLER_REGISTRIES"] == (
         "registry.corp=https://10.1.2.3,ca_file=/etc/skvaller/ca/ca.pem docker.io=https://cache.example.com"
     )
+
+
+def test_the_configuration_file_reaches_the_agent_as_it_is(tmp_path: Path) -> None:
+    text = '[registries."registry.corp"]\nauthorize = "upstream"\n'
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"config": text}))
+    arguments = ("--values", values)
+    config = objects(*arguments)["ConfigMap"]
+    file = Path(environment(*arguments)["SKVALLER_CONFIG"])
+    assert config["data"] == {file.name: text}
+    pod = objects(*arguments)["DaemonSet"]["spec"]["template"]["spec"]
+    [volume] = [each for each in pod["volumes"] if each.get("configMap", {}).get("name") == config["metadata"]["name"]]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container("agent", *arguments)["volumeMounts"]}
+    assert mounts[volume["name"]] == str(file.parent)
+    with pytest.raises(HelmError, match="either in config"):
+        render(*arguments, "--set=registries[0].name=a,registries[0].url=https://b")
+
+
+def test_the_agent_sees_the_hosts_files_where_containerd_does() -> None:
+    arguments = "--set=hosts.certsDir=/etc/hosts.d"
+    assert environment(arguments)["SKVALLER_REGISTRIES_DIR"] == "/etc/hosts.d"
+    mounts = {mount["mountPath"]: mount for mount in container("agent", arguments)["volumeMounts"]}
+    assert mounts["/etc/hosts.d"]["readOnly"] is True
 
 
 def test_the_pod_monitor_scrapes_the_port_that_the_agent_names() -> None:
