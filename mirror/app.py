@@ -126,6 +126,7 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(cluster.advertise(store, suspicion.heard, metrics.store_event)),
+                tasks.create_task(cluster.keep_tidy()),
                 tasks.create_task(live.watch()),
             ]
             # What the store has when the node joins need not be sent to those who remember it from before.

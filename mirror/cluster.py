@@ -57,8 +57,7 @@ _AT_BYTES: Final = 8
 
 VERIFIED_S_MAX: Final = 24 * 3600
 """How long a verified tag counts for anything, and how long an invalidation is kept."""
-RENEWAL_S: Final = 10
-"""How old this node's element may be before verifying its tag again makes a new one: each costs all nodes a message."""
+TIDY_INTERVAL_S: Final = 30.0
 SKEW_S_MAX: Final = 60
 """What lies further in the future is not believed: the clock of whoever wrote it is wrong."""
 VERIFIED_MAX: Final = 4096
@@ -168,8 +167,73 @@ class Cluster:
 
     def known(self, repository: Repository, tag: Tag, now: float) -> Known:
         """What this node and the others know of a tag."""
+        return self._known(tag_group(repository, tag), now)
+
+    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
+        """The last that a tag was known to mean, however long ago."""
+        return self.known(repository, tag, time.time()).last
+
+    def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float, old_s: float) -> None:
+        """The registry said just now what a tag means: let all nodes know, unless one said so less than `old_s` ago.
+
+        Each element costs all nodes a message and some memory, so what another node said is enough.
+        """
+        group = tag_group(repository, tag)
+        if self.known(repository, tag, now).fresh(now, old_s) != digest:
+            self._say(TagElement(Word.VERIFIED, int(now), digest, group))
+
+    def invalidate(self, repository: Repository, tag: Tag, now: float) -> None:
+        """Let no node believe any more what was verified of a tag until now, be it by a clock that is ahead."""
+        at = max(int(now), self.known(repository, tag, now).verified_at)
+        self._say(TagElement(Word.INVALIDATED, at, None, tag_group(repository, tag)))
+
+    async def advertise(self, store: Store, *listeners: Callable[[StoreEvent], None]) -> None:
+        """Keep this node's elements equal to what its store can serve, for as long as the agent runs.
+
+        The listeners are told of each change as well: a store has one watcher.
+        """
+        async with aclosing(store.watch()) as batches:
+            async for events in batches:
+                for event in events:
+                    self._apply(event)
+                    for listener in listeners:
+                        listener(event)
+                self.listed.set()
+
+    def _apply(self, event: StoreEvent) -> None:
+        match event:
+            case ContentAdded(digest):
+                self._node.add(content_key(digest))
+            case ContentRemoved(digest):
+                self._node.remove(content_key(digest))
+            case TagSet(repository, tag, digest, at):
+                self._forget_tag(repository, tag)
+                key = TagElement(Word.STORED, at, digest, tag_group(repository, tag)).key
+                self._tags[repository, tag] = key
+                self._node.add(key)
+            case _:
+                self._forget_tag(event.repository, event.tag)
+
+    async def keep_tidy(self) -> None:
+        """Withdraw what this node said of tags and is of no use any more, for as long as the agent runs."""
+        while True:
+            await asyncio.sleep(TIDY_INTERVAL_S)
+            self.tidy(time.time())
+
+    def tidy(self, now: float) -> None:
+        """Withdraw what is a day old, and what another node knows better.
+
+        Were an outdated meaning left, it would be the last known when the one that knows better goes away.
+        """
+        for element in list(self._said.values()):
+            latest = self._known(element.group, now)
+            outdated = element.word is Word.VERIFIED and latest.verified != element.digest
+            if outdated or element.at <= now - VERIFIED_S_MAX:
+                self._unsay(element)
+
+    def _known(self, group: bytes, now: float) -> Known:
         latest: dict[Word, tuple[int, Digest | None]] = {}
-        for key in self._node.keys_in_group(tag_group(repository, tag)):
+        for key in self._node.keys_in_group(group):
             element = TagElement.parse(key)
             if element is None:
                 continue
@@ -203,61 +267,17 @@ class Cluster:
             self._roster_at = now
         return self._roster
 
-    def last_known(self, repository: Repository, tag: Tag) -> Digest | None:
-        """The last that a tag was known to mean, however long ago."""
-        return self.known(repository, tag, time.time()).last
-
-    def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float) -> None:
-        """The registry said just now what a tag means: let all nodes know."""
-        group = tag_group(repository, tag)
-        own = self._said.get((Word.VERIFIED, group))
-        if own and own.digest == digest and self.known(repository, tag, now).fresh(now, RENEWAL_S) == digest:
-            return
-        self._say(TagElement(Word.VERIFIED, int(now), digest, group), now)
-
-    def invalidate(self, repository: Repository, tag: Tag, now: float) -> None:
-        """Let no node believe any more what was verified of a tag until now, be it by a clock that is ahead."""
-        at = max(int(now), self.known(repository, tag, now).verified_at)
-        self._say(TagElement(Word.INVALIDATED, at, None, tag_group(repository, tag)), now)
-
-    async def advertise(self, store: Store, *listeners: Callable[[StoreEvent], None]) -> None:
-        """Keep this node's elements equal to what its store can serve, for as long as the agent runs.
-
-        The listeners are told of each change as well: a store has one watcher.
-        """
-        async with aclosing(store.watch()) as batches:
-            async for events in batches:
-                for event in events:
-                    self._apply(event)
-                    for listener in listeners:
-                        listener(event)
-                self.listed.set()
-
-    def _apply(self, event: StoreEvent) -> None:
-        match event:
-            case ContentAdded(digest):
-                self._node.add(content_key(digest))
-            case ContentRemoved(digest):
-                self._node.remove(content_key(digest))
-            case TagSet(repository, tag, digest, at):
-                self._forget_tag(repository, tag)
-                key = TagElement(Word.STORED, at, digest, tag_group(repository, tag)).key
-                self._tags[repository, tag] = key
-                self._node.add(key)
-            case _:
-                self._forget_tag(event.repository, event.tag)
-
-    def _say(self, element: TagElement, now: float) -> None:
-        name = (element.word, element.group)
-        if before := self._said.pop(name, None):
-            self._node.remove(before.key)
-        self._said[name] = element
+    def _say(self, element: TagElement) -> None:
+        if before := self._said.get((element.word, element.group)):
+            self._unsay(before)
+        self._said[element.word, element.group] = element
         self._node.add(element.key)
-        for name, said in list(self._said.items()):
-            if len(self._said) <= VERIFIED_MAX and said.at > now - VERIFIED_S_MAX:
-                return
-            del self._said[name]
-            self._node.remove(said.key)
+        if len(self._said) > VERIFIED_MAX:
+            self._unsay(next(iter(self._said.values())))
+
+    def _unsay(self, element: TagElement) -> None:
+        del self._said[element.word, element.group]
+        self._node.remove(element.key)
 
     def _forget_tag(self, repository: Repository, tag: Tag) -> None:
         if key := self._tags.pop((repository, tag), None):

@@ -36,6 +36,10 @@ BUDGET_S: Final = 5.0
 """How long the registry may take when there is something else to say. More makes pulls wait longer while it is away,
 less lets a slow one go unheard."""
 
+RENEWAL_S: Final = 60.0
+"""How old what the cluster knows may be before the same is said again, where the registry is asked each time. It is of
+use only when the registry goes away; less costs all nodes more messages."""
+
 _Question = tuple["Repository", "Tag", str, "str | None"]
 
 
@@ -46,8 +50,8 @@ class Knowledge(Protocol):
         """What is known of a tag."""
         ...
 
-    def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float) -> None:
-        """The registry said what a tag means."""
+    def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float, old_s: float) -> None:
+        """The registry said what a tag means. It need not be told if somebody said the same within `old_s`."""
         ...
 
 
@@ -105,17 +109,17 @@ class Tags:
         question = (request.repository, request.reference, request.accept, request.authorization)
         asking = self._asking.get(question)
         if asking is None:
-            asking = self._asking[question] = asyncio.create_task(self._verify(request))
+            asking = self._asking[question] = asyncio.create_task(self._verify(request, request.reference))
             asking.add_done_callback(lambda task: self._answered(question, task))
         done, _ = await asyncio.wait({asking}, timeout=budget_s)
         if not done:
             raise UnavailableError(f"{request.repository.registry} did not answer within {budget_s:g} s")
         return asking.result()
 
-    async def _verify(self, request: Request) -> Descriptor:
-        assert isinstance(request.reference, Tag)
+    async def _verify(self, request: Request, tag: Tag) -> Descriptor:
         descriptor = await self._authorization.resolve(request)
-        self._knowledge.verified(request.repository, request.reference, descriptor.digest, self._clock())
+        old_s = min(RENEWAL_S, self._policy().of(request.repository.registry).tag_ttl_s)
+        self._knowledge.verified(request.repository, tag, descriptor.digest, self._clock(), old_s)
         await self._remember(request, descriptor.digest)
         return descriptor
 

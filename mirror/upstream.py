@@ -25,7 +25,7 @@ from mirror.challenge import read_token
 from mirror.errors import OverQuotaError, RefusedError, UnavailableError
 from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, refuse_encoded, timeout
 from mirror.listings import LISTING_BYTES_MAX, Listing
-from mirror.oci import MANIFEST_BYTES_MAX, Descriptor, Digest
+from mirror.oci import MANIFEST_BYTES_MAX, OCTET_STREAM, ByteRange, Descriptor, Digest, Kind
 from mirror.registries import Endpoint
 from mirror.source import read_all
 from mirror.verified import open_verified
@@ -88,8 +88,16 @@ class Upstream:
         return await self._resolve(request, self._ask)
 
     async def attest(self, request: Request) -> Descriptor:
-        """Ask as `resolve` does, and nobody but the registry itself: may this client have the object?"""
-        return await self._resolve(request, self._ask_itself)
+        """May this client have the object? Asks the registry itself alone. (A blob's size is not told then.)
+
+        Blobs are asked for by GET, for one byte: many registries lead to storage elsewhere, whose links are signed for
+        GET and refuse HEAD.
+        """
+        if request.kind is Kind.MANIFEST:
+            return await self._resolve(request, self._ask_itself)
+        response = await self._ask_itself("GET", request.in_part(ByteRange(0, 0)))
+        response.close()
+        return Descriptor(OCTET_STREAM, request.digest, None)
 
     async def open(self, request: Request) -> Content:
         """Open by digest; small objects come back verified."""

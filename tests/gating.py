@@ -31,7 +31,7 @@ class Heard:
     def known(self, repository: Repository, tag: Tag, now: float) -> Known:
         return self.tags.get(tag, Known())
 
-    def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float) -> None:
+    def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float, old_s: float) -> None:
         self.tags[tag] = Known(digest, int(now))
 
     async def remember(self, request: Request, digest: Digest) -> None:

@@ -135,15 +135,27 @@ def test_what_was_verified_long_ago_or_by_a_wrong_clock_counts_for_nothing(node:
     assert cluster(node).known(REPOSITORY, TAG, NOW).last == OLD
 
 
-def test_a_node_says_once_what_the_registry_said_and_says_it_anew_when_that_is_of_use(node: FakeNode) -> None:
+def test_what_any_node_said_lately_is_not_said_again(node: FakeNode) -> None:
     this = cluster(node)
-    this.verified(REPOSITORY, TAG, OLD, NOW)
-    this.verified(REPOSITORY, TAG, OLD, NOW + 5)
-    assert node.keys == {verified(OLD, NOW)}, "not at each pull"
-    this.verified(REPOSITORY, TAG, OLD, NOW + 20)
-    assert node.keys == {verified(OLD, NOW + 20)}
-    this.verified(REPOSITORY, TAG, NEW, NOW + 21)
-    assert node.keys == {verified(NEW, NOW + 21)}
+    node.keys = {verified(OLD, NOW - 5)}
+    this.verified(REPOSITORY, TAG, OLD, NOW, 60)
+    assert node.keys == {verified(OLD, NOW - 5)}
+    this.verified(REPOSITORY, TAG, OLD, NOW + 60, 60)
+    assert node.keys == {verified(OLD, NOW - 5), verified(OLD, NOW + 60)}
+    this.verified(REPOSITORY, TAG, NEW, NOW + 61, 60)
+    assert node.keys == {verified(OLD, NOW - 5), verified(NEW, NOW + 61)}, "of itself, a node keeps the last word"
+
+
+def test_a_meaning_that_another_node_knows_better_is_withdrawn(node: FakeNode) -> None:
+    this = cluster(node)
+    this.verified(REPOSITORY, TAG, OLD, NOW, 60)
+    this.tidy(NOW + 1)
+    assert node.keys == {verified(OLD, NOW)}
+    node.keys.add(verified(NEW, NOW + 2))
+    node.keys.add(stored(NEW, NOW + 3))
+    this.tidy(NOW + 4)
+    node.keys.discard(verified(NEW, NOW + 2))  # that node goes away
+    assert this.known(REPOSITORY, TAG, NOW + 5).last == NEW
 
 
 def test_an_invalidation_outranks_a_clock_that_is_ahead_until_the_registry_is_asked(node: FakeNode) -> None:
@@ -151,15 +163,15 @@ def test_an_invalidation_outranks_a_clock_that_is_ahead_until_the_registry_is_as
     this = cluster(node)
     this.invalidate(REPOSITORY, TAG, NOW)
     assert this.known(REPOSITORY, TAG, NOW).fresh(NOW, 300) is None
-    this.verified(REPOSITORY, TAG, NEW, NOW + 31)
+    this.verified(REPOSITORY, TAG, NEW, NOW + 31, 60)
     assert this.known(REPOSITORY, TAG, NOW + 31).fresh(NOW + 31, 300) == NEW
 
 
 def test_verifying_after_an_invalidation_is_told_at_once(node: FakeNode) -> None:
     this = cluster(node)
-    this.verified(REPOSITORY, TAG, OLD, NOW)
+    this.verified(REPOSITORY, TAG, OLD, NOW, 60)
     this.invalidate(REPOSITORY, TAG, NOW + 1)
-    this.verified(REPOSITORY, TAG, OLD, NOW + 2)
+    this.verified(REPOSITORY, TAG, OLD, NOW + 2, 60)
     assert this.known(REPOSITORY, TAG, NOW + 2).fresh(NOW + 2, 300) == OLD
 
 
@@ -167,10 +179,10 @@ def test_what_a_node_says_is_bounded_and_goes_after_a_day(node: FakeNode, monkey
     monkeypatch.setattr(cluster_module, "VERIFIED_MAX", 3)
     this = cluster(node)
     for number in range(5):
-        this.verified(REPOSITORY, Tag(f"v{number}"), OLD, NOW + number)
+        this.verified(REPOSITORY, Tag(f"v{number}"), OLD, NOW + number, 60)
     assert len(node.keys) == 3
-    this.verified(REPOSITORY, TAG, OLD, NOW + VERIFIED_S_MAX + 10)
-    assert len(node.keys) == 1
+    this.tidy(NOW + VERIFIED_S_MAX + 10)
+    assert node.keys == set()
 
 
 @given(st.binary(max_size=120), st.sampled_from([b"", b"T", b"V", b"I"]))

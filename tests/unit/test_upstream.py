@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from mirror import upstream as upstream_module
+from mirror.challenge import Challenge
 from mirror.errors import CorruptError, RefusedError, UnavailableError
 from mirror.oci import MANIFEST_BYTES_MAX, ByteRange, Digest, Kind, Repository, Tag
 from mirror.registries import Endpoint, Registries
@@ -270,3 +271,115 @@ async def test_https_goes_through_the_proxy_as_a_tunnel(monkeypatch: pytest.Monk
             with pytest.raises(UnavailableError):
                 await upstream.open(wanted())
     assert proxy.heard[0].line == "CONNECT registry.test:443 HTTP/1.1"
+
+
+async def test_other_mirrors_are_asked_before_the_registry_and_get_no_credentials() -> None:
+    answer = answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)
+    async with scripted(answer) as mirror, scripted(answer) as registry:
+        endpoints = (Endpoint(mirror.url), Endpoint(registry.url))
+        async with Upstream(Registries({REGISTRY: endpoints})) as upstream:
+            content = await upstream.open(wanted(authorization="Bearer token"))
+            assert await read_all(content.body, 1000) == BLOB
+    assert [heard.path for heard in mirror.heard] == [f"/v2/lib/app/blobs/{DIGEST}?ns={REGISTRY}"]
+    assert "authorization" not in mirror.heard[0].headers
+    assert registry.heard == []
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "404 Not Found", "500 Oops", "429 Too Many"])
+async def test_what_a_mirror_refuses_the_registry_is_asked_for(status: str) -> None:
+    good = answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)
+    async with scripted(answering(status, ["Content-Length: 0"])) as mirror, scripted(good) as registry:
+        endpoints = (Endpoint(f"http://{HOST}:{free_port()}"), Endpoint(mirror.url), Endpoint(registry.url))
+        async with Upstream(Registries({REGISTRY: endpoints})) as upstream:
+            content = await upstream.open(wanted(authorization="Bearer token"))
+            assert await read_all(content.body, 1000) == BLOB
+    assert registry.heard[0].headers["authorization"] == "Bearer token"
+
+
+async def test_a_mirror_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "MIRROR_S_MAX", 0.05)
+
+    async def silent(_: Heard, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(5)
+
+    good = answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)
+    async with scripted(silent) as mirror, scripted(good) as registry:
+        endpoints = (Endpoint(mirror.url), Endpoint(registry.url))
+        async with Upstream(Registries({REGISTRY: endpoints})) as upstream:
+            content = await upstream.open(wanted())
+            assert await read_all(content.body, 1000) == BLOB
+
+
+async def test_a_mirror_that_resolves_no_tags_is_asked_for_digests_alone() -> None:
+    answer = answering("200 OK", [f"Docker-Content-Digest: {DIGEST}", TYPE, f"Content-Length: {len(MANIFEST)}"])
+    async with scripted(answer) as mirror, scripted(answer) as registry:
+        endpoints = (Endpoint(mirror.url, resolves=False), Endpoint(registry.url))
+        async with Upstream(Registries({REGISTRY: endpoints})) as upstream:
+            await upstream.resolve(wanted(Tag("v1")))
+            await upstream.resolve(wanted(DIGEST, kind=Kind.MANIFEST))
+    assert [heard.path.partition("?")[0].rpartition("/")[2] for heard in registry.heard] == ["v1"]
+    assert [heard.path.partition("?")[0].rpartition("/")[2] for heard in mirror.heard] == [str(DIGEST)]
+
+
+async def test_whether_a_client_may_have_an_object_the_registry_itself_is_asked() -> None:
+    yes = answering("200 OK", [f"Docker-Content-Digest: {DIGEST}", TYPE, "Content-Length: 1"], b"x")
+    no = answering("401 Unauthorized", ["WWW-Authenticate: Bearer", "Content-Length: 0"])
+    async with scripted(yes) as mirror, scripted(no) as registry:
+        async with Upstream(Registries({REGISTRY: (Endpoint(mirror.url), Endpoint(registry.url))})) as upstream:
+            for request in (wanted(Tag("v1")), wanted()):
+                with pytest.raises(RefusedError):
+                    await upstream.attest(request)
+    assert mirror.heard == []
+
+
+async def test_a_blob_is_attested_by_its_first_byte_since_storage_refuses_head() -> None:
+    async def storage_script(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        if heard.method == "HEAD":
+            await answering("403 Forbidden", ["Content-Length: 0"])(heard, writer)
+        else:
+            await answering("206 Partial Content", ["Content-Range: bytes 0-0/100", "Content-Length: 1"], b"0")(
+                heard, writer
+            )
+
+    async with scripted(storage_script) as storage:
+        redirect = answering("307 Temporary Redirect", [f"Location: {storage.url}/x", "Content-Length: 0"])
+        async with scripted(redirect) as registry:
+            registries = Registries({REGISTRY: (Endpoint(registry.url),), "storage.test": (Endpoint(storage.url),)})
+            async with Upstream(registries) as upstream:
+                assert (await upstream.attest(wanted())).digest == DIGEST
+    assert storage.heard[0].headers["range"] == "bytes=0-0"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "token"),
+    [("200 OK", b'{"token": "t"}', "t"), ("200 OK", b"{}", None), ("401 Unauthorized", b"{}", None)],
+)
+async def test_a_token_for_anybody_is_asked_for_without_saying_who_asks(
+    status: str, body: bytes, token: str | None
+) -> None:
+    async with scripted(answering(status, [f"Content-Length: {len(body)}"], body)) as server:
+        async with upstream_at(server.url) as upstream:
+            challenge = Challenge(f"{server.url}/token", "s", "repository:lib/app:pull")
+            if token is None:
+                with pytest.raises(UnavailableError):
+                    await upstream.token_for_anybody(REGISTRY, challenge)
+            else:
+                assert await upstream.token_for_anybody(REGISTRY, challenge) == token
+    assert server.heard[0].path == "/token?service=s&scope=repository%3Alib%2Fapp%3Apull"
+    assert "authorization" not in server.heard[0].headers
+
+
+async def test_a_registry_with_tls_leads_to_no_token_server_without() -> None:
+    async with upstream_at("https://registry.test") as upstream:
+        with pytest.raises(UnavailableError, match="without TLS"):
+            await upstream.token_for_anybody(REGISTRY, Challenge("http://auth.test/token"))
+
+
+async def test_headers_that_are_set_for_an_endpoint_go_along() -> None:
+    async with scripted(answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)) as server:
+        endpoint = Endpoint(f"{server.url}/proxy", override_path=True, headers=(("X-Key", "1"),))
+        async with Upstream(Registries({REGISTRY: (endpoint,)})) as upstream:
+            await read_all((await upstream.open(wanted())).body, 1000)
+    assert server.heard[0].path == f"/proxy/lib/app/blobs/{DIGEST}"
+    assert server.heard[0].headers["x-key"] == "1"
+    assert "X-Key" not in repr(endpoint)
