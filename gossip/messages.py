@@ -50,8 +50,7 @@ VERSIONS_PER_MESSAGE_MAX: Final = 16_384
 """What is more than these goes in several messages; of versions there are never more, see `MEMBERS_MAX`."""
 PIECES_PER_PART_MAX: Final = 256
 PAIRS_PER_PART_MAX: Final = 256
-"""So much of a snapshot is sent, and applied, at a time: well below 1 ms of work on either side. What waits for a turn
-of the loop waits for one or two of these."""
+"""More than this does not come at a time; less is sent (`gossip.transfer.PART_WORK_MAX`)."""
 
 
 Standing = tuple[str, "Epoch", int]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip.messages import PAIRS_PER_PART_MAX, Part
+from gossip.messages import Part
 from gossip.or_set import BOTTOM, Epoch, ORSet, Outcome, Snapshot
-from gossip.transfer import Incoming, Outgoing
+from gossip.transfer import PART_WORK_MAX, Incoming, Outgoing
 
 OWNERS = ("ann", "bob", "cyd")
 EPOCH = Epoch(1, 1)
@@ -27,7 +27,7 @@ def parts_of(held: ORSet) -> list[Part]:
     return list(iter(outgoing.next, None))
 
 
-sizes = st.lists(st.integers(0, 3 * PAIRS_PER_PART_MAX), min_size=3, max_size=3)
+sizes = st.lists(st.integers(0, 3 * PART_WORK_MAX), min_size=3, max_size=3)
 
 
 @settings(deadline=None, max_examples=50)
@@ -38,7 +38,7 @@ def test_sets_of_any_size_arrive_in_small_parts(sizes: list[int], overlap: int) 
     parts = parts_of(source)
     for part in parts:
         assert part.last == (part is parts[-1])
-        assert sum(len(piece.sequences) for piece in part.pieces) <= PAIRS_PER_PART_MAX
+        assert sum(len(piece.sequences) for piece in part.pieces) <= PART_WORK_MAX
         for owner, cell in incoming.take(part) or ():
             assert target.install(owner, cell) is Outcome.APPLIED
         target.check()
@@ -51,7 +51,7 @@ def test_sets_of_any_size_arrive_in_small_parts(sizes: list[int], overlap: int) 
 @settings(deadline=None, max_examples=50)
 @given(sizes, st.data())
 def test_an_answer_that_loses_a_part_is_given_up_and_leaves_nothing(sizes: list[int], data: st.DataObject) -> None:
-    parts = parts_of(holding([size + PAIRS_PER_PART_MAX for size in sizes], 10))
+    parts = parts_of(holding([size + PART_WORK_MAX for size in sizes], 10))
     lost = data.draw(st.integers(0, len(parts) - 2))
     target = ORSet("you", Epoch(1, 1), lambda _key: None)
     incoming = Incoming("me", target, 0.0)
