@@ -3,9 +3,12 @@
     python -m tests.benchmark.gossip_processes [--nodes N] [--keys N] [--victims N]
 
 Starts the nodes, adds keys, leaves them idle for a while, kills some with SIGKILL, starts these again, freezes some
-with SIGSTOP and lets them go on, and at last restarts all of them. After each step it waits until all running nodes see
-each other, nobody else, and the same keys; asking all of them takes a part of the time that is shown, and so does the
-start of the interpreters where there are more nodes than cores. Takes about two minutes; gives up after three.
+with SIGSTOP and lets them go on, and at last restarts all of them, one after another within five seconds. After each
+step it waits until all running nodes see each other, nobody else, and the same keys; asking all of them takes a part of
+the time that is shown.
+
+The interpreters start before, and wait to be told to go: on a machine with fewer cores than nodes their start takes
+far longer than what is measured. It is shown apart. Takes about three minutes; gives up after six.
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ from tests.integration.gossip.processes import Processes
 if TYPE_CHECKING:
     from tests.integration.gossip.processes import MemberProcess
 
-RUN_S_MAX = 180.0
+RUN_S_MAX = 360.0
 STEP_S_MAX = 60.0
 IDLE_S = 10.0
 FREEZE_S = 15.0
 RESTART_S = 5.0
+MEET_S = 5.0
 FRESH = 10
 """Keys that each node adds in the second step."""
 
@@ -41,8 +45,12 @@ async def main(nodes: int, keys: int, victims: int) -> None:
             print(f"{nodes} processes, {keys} keys each", flush=True)
 
             started = time.monotonic()
+            await cluster.prepare(everybody)
+            figure("start of the interpreters, before anything is measured", time.monotonic() - started, "s")
+
+            started = time.monotonic()
             await cluster.start(everybody)
-            figure("started and joined, from the first start", await since(started, cluster, everybody), "s")
+            figure("all started at once, joined", await since(started, cluster, everybody), "s", MEET_S)
 
             started = time.monotonic()
             for number, member in enumerate(everybody):
@@ -51,13 +59,15 @@ async def main(nodes: int, keys: int, victims: int) -> None:
             figure(f"{nodes * FRESH} keys added at once, known to all", await since(started, cluster, everybody), "s")
 
             await idle(everybody)
+            await cluster.prepare(everybody)
 
             started = time.monotonic()
             await cluster.stop(chosen, signal.SIGKILL)
             figure(f"{victims} killed, gone everywhere", await since(started, cluster, rest), "s", 10)
             started = time.monotonic()
             await cluster.start(chosen)
-            figure("the same started again, known everywhere", await since(started, cluster, everybody), "s")
+            figure("the same started again, known everywhere", await since(started, cluster, everybody), "s", MEET_S)
+            await cluster.prepare(chosen)
 
             started = time.monotonic()
             for member in chosen:
@@ -67,15 +77,16 @@ async def main(nodes: int, keys: int, victims: int) -> None:
             started = time.monotonic()
             for member in chosen:
                 member.thaw()
-            figure("the same going on, known everywhere", await since(started, cluster, everybody), "s", 5)
+            figure("the same going on, known everywhere", await since(started, cluster, everybody), "s", MEET_S)
 
             started = time.monotonic()
-            for member in everybody:
+            for number, member in enumerate(everybody, 1):
                 await member.stop(signal.SIGKILL)
                 await member.start()
-                await asyncio.sleep(max(0.0, RESTART_S / nodes - 0.1))
-            figure("all killed and started again one after another", time.monotonic() - started, "s")
-            figure("the same, from the last start to all known", await since(time.monotonic(), cluster, everybody), "s")
+                await asyncio.sleep(max(0.0, started + RESTART_S * number / nodes - time.monotonic()))
+            figure("all killed and started again one after another", time.monotonic() - started, "s", RESTART_S + 0.5)
+            last = await since(time.monotonic(), cluster, everybody)
+            figure("the same, from the last start to all known", last, "s", MEET_S)
 
 
 async def since(started: float, cluster: Processes, asked: list[MemberProcess]) -> float:

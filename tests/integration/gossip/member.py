@@ -2,7 +2,8 @@
 
     python -m tests.integration.gossip.member '{"name": ..., ...}'
 
-A line `state` is answered by a line of JSON, `add WORD` adds a key. At the end of its input, or on SIGTERM, it leaves.
+When it could begin it says so by a line, and waits for the line `go`. A line `state` is answered by a line of JSON,
+`add WORD` adds a key. At the end of its input, or on SIGTERM, it leaves.
 """
 
 from __future__ import annotations
@@ -34,15 +35,12 @@ def state(node: Node) -> dict[str, Any]:
     }
 
 
-async def obey(node: Node) -> None:
+async def obey(node: Node, reader: asyncio.StreamReader) -> None:
     """Do as the lines of the input say, until they end."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         command, _, word = line.decode().strip().partition(" ")
         if command == "state":
-            sys.stdout.write(json.dumps(state(node)) + "\n")
-            sys.stdout.flush()
+            say(json.dumps(state(node)))
         else:
             assert command == "add", command
             node.add(word.encode())
@@ -55,13 +53,23 @@ async def main(settings: dict[str, Any]) -> None:
     node = Node(Config(**settings, epoch_file=epoch_file, secret=secret))
     for key in keys:
         node.add(key.encode())
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    say("ready")
+    if await reader.readline() != b"go\n":
+        return
     async with node:
-        obeying, running = asyncio.create_task(obey(node)), asyncio.create_task(node.run())
+        obeying, running = asyncio.create_task(obey(node, reader)), asyncio.create_task(node.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, obeying.cancel)
         await asyncio.wait([obeying, running], return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
         running.cancel()
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

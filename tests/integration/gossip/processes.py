@@ -25,14 +25,18 @@ SEEDS = 3
 ANSWER_S = 5.0
 ASK_S = 0.2
 EXIT_S = 5.0
+PREPARE_S = 60.0
+AT_ONCE_MAX = 4
+"""Interpreters that start at once."""
 
 
 @dataclass
 class MemberProcess:
-    """One node and its process, if it runs."""
+    """One node and its process, if it runs; and the one that is to run next, if it is prepared."""
 
     settings: dict[str, Any]
     process: asyncio.subprocess.Process | None = None
+    standby: asyncio.subprocess.Process | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -44,9 +48,10 @@ class MemberProcess:
         assert self.process is not None
         return self.process.pid
 
-    async def start(self) -> None:
-        assert self.process is None
-        self.process = await asyncio.create_subprocess_exec(
+    async def prepare(self) -> None:
+        """Start an interpreter and let it come to where it only needs to be told to go, while another may still run."""
+        assert self.standby is None
+        self.standby = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "tests.integration.gossip.member",
@@ -55,6 +60,19 @@ class MemberProcess:
             stdout=asyncio.subprocess.PIPE,
             cwd=ROOT,
         )
+        assert self.standby.stdout is not None
+        line = await asyncio.wait_for(self.standby.stdout.readline(), PREPARE_S)
+        assert line == b"ready\n", f"{self.name} did not start"
+
+    async def start(self) -> None:
+        """Let the node begin; it is prepared first if it is not."""
+        assert self.process is None
+        if self.standby is None:
+            await self.prepare()
+        self.process, self.standby = self.standby, None
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"go\n")
 
     async def stop(self, number: int) -> None:
         """End the process by a signal, SIGTERM (it leaves) or SIGKILL."""
@@ -133,10 +151,21 @@ class Processes:
         try:
             yield cls(members)
         finally:
-            for member in members:
-                if member.process is not None and member.process.returncode is None:
-                    member.process.kill()
-            await asyncio.gather(*(member.stop(signal.SIGKILL) for member in members))
+            processes = [p for member in members for p in (member.process, member.standby) if p is not None]
+            for process in processes:
+                if process.returncode is None:
+                    process.kill()
+            await asyncio.gather(*(process.communicate() for process in processes))
+
+    async def prepare(self, members: Iterable[MemberProcess]) -> None:
+        """Prepare some nodes, a few at a time."""
+        turns = asyncio.Semaphore(AT_ONCE_MAX)
+
+        async def prepare(member: MemberProcess) -> None:
+            async with turns:
+                await member.prepare()
+
+        await asyncio.gather(*map(prepare, members))
 
     async def start(self, members: Iterable[MemberProcess]) -> None:
         await asyncio.gather(*(member.start() for member in members))

@@ -18,21 +18,21 @@ CRASH_S = 10.0
 FREEZE_S = 13.0
 """The same for one that is frozen, or lost power."""
 MEET_S = 5.0
-START_S = 15.0
-"""To start eight interpreters on a busy machine."""
 
 
 async def test_eight_processes_find_together_after_kills_freezes_and_a_restart_of_all(tmp_path: Path) -> None:
     async with Processes.of(NODES, KEYS, tmp_path) as cluster:
         everybody = cluster.members
+        await cluster.prepare(everybody)
         await cluster.start(everybody)
-        await cluster.converged(everybody, START_S + MEET_S)
+        await cluster.converged(everybody, MEET_S)
 
         for number, member in enumerate(everybody):
             member.add(f"fresh{number}")
         await cluster.converged(everybody, MEET_S)
         assert (await everybody[0].state())["pairs"] == NODES * (KEYS + 1)
 
+        await cluster.prepare(everybody)
         # One is killed and one frozen at the same time; the rest goes on.
         killed, frozen, *rest = everybody
         await killed.stop(signal.SIGKILL)
@@ -40,12 +40,13 @@ async def test_eight_processes_find_together_after_kills_freezes_and_a_restart_o
         await cluster.converged(rest, max(CRASH_S, FREEZE_S))
         frozen.thaw()
         await killed.start()
-        await cluster.converged(everybody, START_S + MEET_S)
+        await cluster.converged(everybody, MEET_S)
+        await killed.prepare()
 
         # Without leaving, and without having time to: everybody at once.
         await cluster.stop(everybody, signal.SIGKILL)
         await cluster.start(everybody)
-        await cluster.converged(everybody, START_S + MEET_S)
+        await cluster.converged(everybody, MEET_S)
         assert (await everybody[0].state())["pairs"] == NODES * KEYS, "what was added while it ran is lost with it"
 
         leaving, *rest = everybody
