@@ -10,9 +10,9 @@ does: who happens to probe a member just as it stalls does not take from the tim
 This node may be at fault itself. *Health* is 0 when it is well, up to 8; it multiplies how long this node waits before
 it accuses. It is worse after a stall of this process, after a suspicion of this node, and for each helper that did not
 even say that it got no answer; better after each probe that succeeded. A node that hears none of its neighbours blames
-itself first: its health gets worse each second, so that it accuses the others late, but does. (Rules that count a
-share of the neighbours have a floor: one of two and one of three are accused at once.) The same when none of
-three helpers says anything.
+itself first: its health gets worse each second, so that it accuses the others late, but does. The same when none of
+three helpers says anything. (Rules that count others have a floor: who has no three neighbours, or no three to help,
+learns nothing about itself from their silence, and accuses at once.)
 
 Besides, every few seconds a random member is probed, newcomers first, and one that is DOWN: the halves of a parted
 cluster find each other that way.
@@ -51,7 +51,8 @@ CONFIRMATIONS: Final = 3
 ROUND_S: Final = 5.0
 """How often a random member is probed."""
 REVIVAL_S: Final = 10.0
-"""How often a member that is DOWN is pinged."""
+REVIVERS_MIN: Final = 10
+"""How often a member that is DOWN is pinged; more often where fewer than so many live members do it."""
 HEALTH_WORST: Final = 8
 BLAME_S: Final = 1.0
 """A node that hears nobody gets worse so often, until it is as bad as can be and accuses the others."""
@@ -65,7 +66,7 @@ class _Probe:
 
     number: int
     due: float
-    helpers: int = 0
+    helpers: list[str] = field(default_factory=list)
     nacks: int = 0
     indirect: bool = False
 
@@ -235,7 +236,8 @@ class Detector:
             self._round_at = now + ROUND_S * self._rng.uniform(0.8, 1.2)
             self._next_of_round(now)
         if now >= self._revive_at:
-            self._revive_at = now + REVIVAL_S * self._rng.uniform(0.8, 1.2)
+            share = min(1.0, (len(self._membership.others) + 1 - len(self._membership.gone)) / REVIVERS_MIN)
+            self._revive_at = now + share * REVIVAL_S * self._rng.uniform(0.8, 1.2)
             self._revive()
         self._plan(now)
 
@@ -282,15 +284,23 @@ class Detector:
             probe.due = now + self._config.probe_timeout_s * (self.health + 1)
             request = PingRequest(self._membership.me, probe.number, other.member)
             helpers = self._helpers(name)
-            probe.helpers = len(helpers)
+            probe.helpers = [helper.name for helper in helpers]
             self.sends.extend((helper, request) for helper in helpers)
         else:
             del self._probes[name]
-            doubtful = self._deaf or (probe.helpers == HELPERS and not probe.nacks and self.health < HEALTH_WORST)
-            self.health = min(HEALTH_WORST, self.health + max(0, probe.helpers - probe.nacks))
+            # A helper that is silent itself says nothing about this node.
+            alive = sum(self._alive(helper, now) for helper in probe.helpers)
+            missing = max(0, alive - probe.nacks) if len(probe.helpers) == HELPERS else 0
+            doubtful = self._deaf or (missing == HELPERS and self.health < HEALTH_WORST)
+            self.health = min(HEALTH_WORST, self.health + missing)
             if not doubtful:
                 accused = replace(other.member, status=Status.SUSPECT)
                 self.claims.append(Claim(accused, self._membership.me.name))
+
+    def _alive(self, name: str, now: float) -> bool:
+        """Whether a helper, as far as this node can tell, is there."""
+        other = self._membership.linked.get(name)
+        return name in self._membership.others if other is None else not self._membership.silent(other, now)
 
     def _helpers(self, target: str) -> list[Member]:
         """Some to ask for help, rather those that are no neighbours: they see the target from elsewhere."""

@@ -145,6 +145,10 @@ class Encounters:
         self._defend(message.member, now)
         return [Ack(self._membership.me, message.number)]
 
+    def estranged(self, now: float) -> bool:
+        """R3: whether it met nobody for so long that it may know what the others do not remember of the dead."""
+        return now - self._met_at > self._config.forget_s / 2
+
     @property
     def deadline(self) -> float:
         """When `tick` has something to do."""
@@ -162,8 +166,7 @@ class Encounters:
             if self._content.holds(name):
                 self._content.forget(name)
         expired = self._membership.expired(now)
-        if now - self._met_at > self._config.forget_s / 2:
-            # R3: what this node knows may be older than what the others still remember of the dead.
+        if self.estranged(now):
             expired = list(self._membership.others)
         linked = [name for name in expired if name in self._membership.linked]
         for name in linked:

@@ -19,7 +19,7 @@ others may raise the status, and say who they are when they suspect (`Claim`).
 *Forgetting.* The content of a member that is gone is dropped after ten minutes, and its record after `forget_s`. No
 ghosts: (R1) a record of somebody unknown who is gone is ignored, (R2) a record that has been gone for half of
 `forget_s` is told to nobody, (R3) who met nobody for as long forgets everything, (R4) newcomers are probed first.
-All of this by the local monotonic clock; clocks are never compared.
+All of this by a local clock that never jumps and goes on while the machine sleeps; clocks are never compared.
 
 Invariants: this node is never among the others; a record never falls in the order; there are at most `MEMBERS_MAX`.
 Source: SWIM (Das, Gupta, Motivala 2002), and memberlist and foca, which implement it.
@@ -150,7 +150,7 @@ class Other:
 
 
 class Membership:
-    """All records of one replica. Times are monotonic seconds of the local clock.
+    """All records of one replica. Times are seconds of the local clock.
 
     `changed` are the names of those of whom something changed that lookups depend on; `reshaped` is set when the set of
     live members changed. Who acts on them clears them.
@@ -265,10 +265,10 @@ class Membership:
                 silent.append(other.member)
         return silent
 
-    def excuse(self, pause_s: float) -> None:
-        """This process itself slept: nobody is to blame for the silence meanwhile."""
+    def excuse(self, pause_s: float, now: float) -> None:
+        """This process itself slept until now: nobody is to blame for the silence meanwhile."""
         for other in self.linked.values():
-            other.heard_at += pause_s
+            other.heard_at = min(other.heard_at + pause_s, now)
 
     def refute(self, accusation: Member) -> None:
         """Answer what is said of this node in its present epoch by a higher record."""

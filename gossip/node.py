@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import secrets
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
@@ -90,7 +91,7 @@ class Node:
         await started.start(config.bind_address, config.publish_port, config.router_port)
         self._transport = started
         try:
-            self._perform(self._replica.start(loop.time()))
+            self._perform(self._replica.start(self._now()))
         except BaseException:
             self._transport = None
             await started.close()
@@ -108,7 +109,7 @@ class Node:
         self._seeker.cancel()
         if self._timer is not None:
             self._timer.cancel()
-        self._perform(self._replica.leave(asyncio.get_running_loop().time()))
+        self._perform(self._replica.leave(self._now()))
         closing, self._transport = self._transport, None
         await closing.close()
         if self._failure is not None and self._failure.done() and not self._failure.cancelled():
@@ -230,8 +231,8 @@ class Node:
     # Driving the replica.
 
     def _now(self) -> float:
-        # Before the node is entered there may be no loop, and the time does not matter.
-        return asyncio.get_running_loop().time() if self._transport is not None else 0.0
+        # Unlike the loop's clock it goes on while the machine sleeps: who slept for days must not speak of the dead.
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def _perform(self, outputs: Sequence[Output], reply: transport.Reply | None = None) -> None:
         """Do what the replica wants, in order; then set the timer."""
@@ -270,12 +271,12 @@ class Node:
                 return
             self._timer.cancel()
         self._timer_at = deadline  # uvloop's handle of what is due already cannot tell
-        self._timer = asyncio.get_running_loop().call_at(deadline, self._tick)
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, deadline - self._now()), self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         try:
-            self._perform(self._replica.tick(asyncio.get_running_loop().time()))
+            self._perform(self._replica.tick(self._now()))
         except Exception as error:  # noqa: BLE001 - `run` raises it
             self._fail(error)
 

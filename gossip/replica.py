@@ -118,11 +118,10 @@ class Replica:
     def add(self, key: bytes, now: float) -> list[Output]:
         """Add an element of this node's own; nothing happens when it is there. Too much is refused and counted."""
         before = self.set.at(self.me.name)
-        if not self.set.holds(key):
-            if self.set.add(key):
-                self._changed(before)
-            else:
-                self.counters.refused_keys += 1
+        if self.set.add(key):
+            self._changed(before)
+        elif not self.set.holds(key):
+            self.counters.refused_keys += 1
         return self._take(now)
 
     def remove(self, key: bytes, now: float) -> list[Output]:
@@ -148,8 +147,7 @@ class Replica:
         for _ in range(2):
             self._publish(Members((Claim(self.me),)))
         self._running = False
-        outputs, self._outputs = self._outputs, []
-        return outputs
+        return self._take(now)
 
     def disconnected(self, name: str, now: float) -> list[Output]:
         """The connection over which a member's publications came is broken."""
@@ -167,6 +165,8 @@ class Replica:
         """A message came."""
         if not self._running:
             return []
+        if self._encounters.estranged(now):
+            self._advance(now)  # it slept; what it knew goes before it meets anybody
         if sender.name == self.me.name:
             self._reply(self._encounters.meet_namesake(sender, message, now))
         elif self._encounters.meet(sender, message, now):
@@ -175,23 +175,8 @@ class Replica:
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due. To be called at `deadline`, or earlier or later."""
-        if not self._running:
-            return []
-        pause_s = now - self._due()
-        if pause_s > PAUSE_S:
-            self.membership.excuse(pause_s)
-            self._detector.excuse(pause_s)
-        if now >= self._heartbeat_at:
-            self._beat(now)
-        if now >= self._revise_at:
-            self._revise(now)
-        if now >= self._derive_at:
-            self._derive(now)
-        self._encounters.tick(now)
-        self._detector.tick(now)
-        self._exchange.tick(now)
-        self._pull(now)
-        self.set.sweep()
+        if self._running:
+            self._advance(now)
         return self._take(now)
 
     # What is known.
@@ -295,6 +280,23 @@ class Replica:
         self._reply(answer)
 
     # What time brings.
+
+    def _advance(self, now: float) -> None:
+        pause_s = now - self._due()
+        if pause_s > PAUSE_S:
+            self.membership.excuse(pause_s, now)
+            self._detector.excuse(pause_s)
+        if now >= self._heartbeat_at:
+            self._beat(now)
+        if now >= self._revise_at:
+            self._revise(now)
+        if now >= self._derive_at:
+            self._derive(now)
+        self._encounters.tick(now)
+        self._detector.tick(now)
+        self._exchange.tick(now)
+        self._pull(now)
+        self.set.sweep()
 
     def _due(self) -> float:
         if not self._running:

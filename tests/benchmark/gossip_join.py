@@ -90,7 +90,7 @@ async def join(ports: list[int], pairs: int) -> None:
                 assert not run.done(), run
                 exchange = node._replica._exchange
                 if exchange.incoming is None:
-                    exchange.compare_with("holder", asyncio.get_running_loop().time())
+                    exchange.compare_with("holder", node._now())
                 await asyncio.sleep(0.05)
         figure("from the start until all pairs are known", time.monotonic() - started, "s", 15)
         figure("bytes received", node.counters.bytes_in / 1e6, "MB")
@@ -118,12 +118,11 @@ async def feed(node: Node, members: int, keys_per_member: int, distinct: int) ->
     rng = random.Random(1)
     keys = [rng.randbytes(KEY_BYTES) for _ in range(distinct)]
     feeder = Sender("feeder", EPOCH)
-    now = asyncio.get_running_loop().time
     for number in range(members):
         member = Member(f"member{number:04}", EPOCH, "127.0.0.1", NOBODY_PORT, NOBODY_PORT)
-        node._replica.receive(feeder, Members((Claim(member),)), now())
+        node._replica.receive(feeder, Members((Claim(member),)), node._now())
         adds = tuple(enumerate((keys[key] for key in sample(rng, distinct, keys_per_member)), 1))
-        node._replica.receive(feeder, Deltas((Snapshot(member.name, EPOCH, len(adds), adds),)), now())
+        node._replica.receive(feeder, Deltas((Snapshot(member.name, EPOCH, len(adds), adds),)), node._now())
         await asyncio.sleep(0)
 
 

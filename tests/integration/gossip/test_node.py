@@ -120,10 +120,30 @@ async def test_an_internal_failure_is_raised_by_run(monkeypatch: pytest.MonkeyPa
             await asyncio.wait_for(node.run(), WAIT_S)
 
 
+async def test_a_machine_that_slept_for_days_forgets_what_it_knew_and_joins_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with cluster(configs(2)) as (node, other):
+        other.add(b"key")
+        await until(lambda: names(node, b"key") == ["node1"])
+        asked: list[int] = []
+        clock = time.clock_gettime
+
+        def slept(clock_id: int) -> float:
+            asked.append(clock_id)
+            return clock(clock_id) + node.config.forget_s
+
+        monkeypatch.setattr(time, "clock_gettime", slept)
+        await until(lambda: names(node, b"key") == [])
+        assert set(asked) == {time.CLOCK_BOOTTIME}, "the clock that goes on while the machine sleeps"
+        await until(lambda: names(node, b"key") == ["node1"])
+
+
 async def test_a_member_in_a_process_of_its_own_may_be_killed_and_come_back(tmp_path: Path) -> None:
     ours, theirs = configs(2, SECRET)
     script = f"""
 import asyncio
+import time
 from gossip import ClusterSecret, Config, Node
 from pathlib import Path
 config = Config(name="node1", cluster="test", publish_port={theirs.publish_port}, router_port={theirs.router_port},

@@ -233,8 +233,16 @@ def test_newcomers_are_probed_before_others() -> None:
     assert pings[0] == "member22"
 
 
-def test_one_that_is_down_is_pinged_now_and_then() -> None:
-    bench = Bench(linked=3, known=1)
+@pytest.mark.parametrize(("known", "least", "most"), [(1, 5, 8), (20, 2, 3)])
+def test_one_that_is_down_is_pinged_now_and_then_and_more_often_by_few(known: int, least: int, most: int) -> None:
+    bench = Bench(linked=3, known=known)
     bench.membership.learn(replace(bench.members[3], status=Status.DOWN), 0.0)
     pings = [name for _, name, message in bench.run(25.0, 0, 1, 2) if isinstance(message, Ping)]
-    assert 2 <= pings.count("member3") <= 3
+    assert least <= pings.count("member3") <= most
+
+
+def test_helpers_that_are_silent_themselves_say_nothing_about_the_one_that_asked_them() -> None:
+    bench = Bench(linked=2, known=0)
+    bench.run(6.0)
+    assert [claim.member.name for claim in bench.claims()] == ["member0", "member1"]
+    assert bench.detector.health == 0

@@ -225,6 +225,6 @@ def test_a_silent_members_connection_is_opened_anew_ever_more_rarely() -> None:
 def test_silence_while_this_process_slept_is_excused() -> None:
     known = knowing()
     known.link("ben", 0.0)
-    known.excuse(100.0)
+    known.excuse(100.0, 101.0)
     known.revise(101.0)
     assert visibility(known) is Visibility.NORMAL

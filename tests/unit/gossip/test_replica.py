@@ -531,3 +531,27 @@ def test_who_met_nobody_for_very_long_forgets_everything() -> None:
     assert replica.lookup.holders(b"a") == []
     assert replica.set.index.pairs == 0
     assert isinstance(replica.join()[1], Join), "it joins anew"
+
+
+def test_who_slept_for_very_long_forgets_everything_before_it_listens() -> None:
+    """R3: of the dead of that time it knows nothing; the first message after it woke must not hide that it slept."""
+    replica, _ = knowing_ben(b"a")
+    ticks(replica, 1.0)
+    woke_at = replica.config.forget_s / 2 + 2.0
+    outputs = say(replica, Members((Claim(CYD),)), woke_at, member=CYD)
+    assert Unlink("ben") in outputs
+    assert list(replica.membership.others) == ["cyd"]
+    assert replica.set.index.pairs == 0
+
+
+def test_who_slept_judges_nobody_by_the_silence_meanwhile_nor_those_better_who_speak_first() -> None:
+    replica, _ = knowing_ben(b"a")
+    say(replica, Join(CYD), 0.5, member=CYD)
+    ticks(replica, 1.0)
+    say(replica, Ping(BEN, 1), 3601.0)
+    replica.tick(3601.0)
+    heard = {name: other.heard_at for name, other in replica.membership.others.items()}
+    assert heard["ben"] == 3601.0
+    assert 3600.0 < heard["cyd"] < 3601.0
+    assert replica.counters.suspicions == 0
+    assert [member.name for member in replica.lookup.members()] == ["ben", "cyd"]
