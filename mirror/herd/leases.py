@@ -148,12 +148,12 @@ class Leases:
             return Lead()
         if lease is not None and lease.leader in claim.lost and lease.doubted_at is None:
             lease.doubted_at = now
-        if lease is not None and lease.holds(now) and self._alive(lease.leader):
+        if lease is not None and self._held(lease, now):
             patience_s = STRANDED_S if lease.leader in claim.lost + claim.absent else PATIENCE_S
             if claim.waited_s >= patience_s and known.escapes.take(now):
                 return Lead(escape=True)
             if lease.doubted_at is not None and lease.leader in claim.lost:
-                return self._contend(member, claim, known, now) or Wait(AGAIN_S)
+                return _contend(member, claim, known, now, held=True) or Wait(AGAIN_S)
             return self._follow(member, claim, known, lease)
         if now < known.closed_until:
             rest_s = known.closed_until - now
@@ -162,7 +162,7 @@ class Leases:
             return Probe() if known.probes.take(now) else Wait(AGAIN_S)
         if (claim.second or self._young()) and now - known.known_since < GRACE_S:
             return Wait(AGAIN_S)
-        if lease is not None and lease.done_at is None and (waiting := self._contend(member, claim, known, now)):
+        if lease is not None and lease.done_at is None and (waiting := _contend(member, claim, known, now, held=False)):
             return waiting
         known.lease = _Lease(member, now, claim.offset)
         known.contest_since = None
@@ -170,16 +170,9 @@ class Leases:
         known.followers.pop(member, None)
         return Lead()
 
-    def _contend(self, member: str, claim: Claim, known: _Object, now: float) -> Wait | None:
-        """The leader was lost: let the one that has most lead. None: it is this one's turn."""
-        if known.contest_since is None:
-            known.contest_since = now
-        known.contenders[member] = claim.offset
-        lease = known.lease
-        undecided = now - known.contest_since < CONTEST_S or (lease is not None and lease.holds(now))
-        late = now - known.contest_since > 2 * CONTEST_S + DOUBTED_S + 2 * AGAIN_S
-        best = max(known.contenders.values())
-        return Wait(AGAIN_S) if undecided or (claim.offset < best and not late) else None
+    def _held(self, lease: _Lease, now: float) -> bool:
+        """Whether the lease holds, and its leader lives: it is thought to, or was heard just now."""
+        return lease.holds(now) and (self._alive(lease.leader) or now - lease.heard_at <= DOUBTED_S)
 
     def _follow(self, member: str, claim: Claim, known: _Object, lease: _Lease) -> Follow:
         """The leader, and some that follow already and were not lost."""
@@ -192,7 +185,7 @@ class Leases:
 
     def _renew(self, member: str, renewal: Renewal, known: _Object, now: float) -> None:
         lease = known.lease
-        if lease is None or not (lease.leader == member or lease.holds(now)):
+        if lease is None or not (lease.leader == member or self._held(lease, now)):
             lease = known.lease = _Lease(member, now, renewal.offset)
         if lease.leader == member:
             lease.heard_at, lease.offset, lease.doubted_at = now, renewal.offset, None
@@ -220,10 +213,24 @@ class Leases:
     def _object(self, question: Question, now: float) -> _Object:
         key = question.scope, question.object
         known = self._objects.pop(key, None)
-        if known is None or now - known.asked_at > OBJECT_IDLE_S:
+        if known is None or now - max(known.asked_at, known.closed_until) > OBJECT_IDLE_S:
             known = _Object(now, now)
         known.asked_at = now
         self._objects[key] = known
         while len(self._objects) > OBJECTS_MAX:
             self._objects.popitem(last=False)
         return known
+
+
+def _contend(member: str, claim: Claim, known: _Object, now: float, *, held: bool) -> Wait | None:
+    """The leader was lost: let the one that has most lead. None: it is this one's turn.
+
+    While the lease is still `held`, nothing is decided.
+    """
+    if known.contest_since is None:
+        known.contest_since = now
+    known.contenders[member] = claim.offset
+    undecided = held or now - known.contest_since < CONTEST_S
+    late = now - known.contest_since > 2 * CONTEST_S + DOUBTED_S + 2 * AGAIN_S
+    best = max(known.contenders.values())
+    return Wait(AGAIN_S) if undecided or (claim.offset < best and not late) else None

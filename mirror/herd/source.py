@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mirror.errors import NotFoundError, RefusedError, UnavailableError
 from mirror.herd.words import (
     BODY_BYTES_MAX,
+    NAMES_MAX,
     Claim,
     End,
     Follow,
@@ -199,8 +200,8 @@ class Herd:
             scope,
             quest.object,
             offset=quest.offset,
-            lost=tuple(quest.lost),
-            absent=tuple(quest.absent),
+            lost=tuple(quest.lost)[-NAMES_MAX:],
+            absent=tuple(quest.absent)[-NAMES_MAX:],
             known=quest.known,
             waited_s=quest.waited_s(),
         )

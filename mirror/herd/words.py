@@ -13,6 +13,8 @@ from typing import Any, Final, get_type_hints
 import orjson
 
 NAME_CHARACTERS_MAX: Final = 4096
+NAMES_MAX: Final = 256
+"""Members named in one message."""
 BODY_BYTES_MAX: Final = 64 * 1024
 """Objects up to this size travel in the coordinator's answer itself: manifests and configs, for the most part."""
 
@@ -173,9 +175,11 @@ def _read_as(kind: Any, value: object) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{kind.__name__} is an object")
     hints = get_type_hints(kind)
-    return kind(
-        **{each.name: _field(hints[each.name], value[each.name]) for each in fields(kind) if each.name in value}
-    )
+    read = {each.name: _field(hints[each.name], value[each.name]) for each in fields(kind) if each.name in value}
+    try:
+        return kind(**read)
+    except TypeError:
+        raise ValueError(f"a {kind.__name__} lacks a field") from None
 
 
 def _field(hint: Any, value: Any) -> Any:  # noqa: PLR0911 - a table
@@ -195,6 +199,6 @@ def _field(hint: Any, value: Any) -> Any:  # noqa: PLR0911 - a table
         return b64decode(value, validate=True)
     if hint is str and isinstance(value, str) and len(value) <= NAME_CHARACTERS_MAX:
         return value
-    if hint == tuple[str, ...] and isinstance(value, list) and all(isinstance(name, str) for name in value):
-        return tuple(value)
+    if hint == tuple[str, ...] and isinstance(value, list) and len(value) <= NAMES_MAX:
+        return tuple(_field(str, name) for name in value)
     raise ValueError("a value that is not allowed")

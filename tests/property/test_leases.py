@@ -1,0 +1,175 @@
+"""A coordinator under any sequence of claims, renewals, releases and deaths: what it promises whatever happens."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from mirror.herd.leases import (
+    AGAIN_S,
+    DONE_S,
+    DOUBTED_S,
+    ESCAPES_S,
+    FOLLOWED_MAX,
+    FOLLOWERS_MAX,
+    PATIENCE_S,
+    RENEW_S,
+    RENEWED_S,
+    STRANDED_S,
+    Leases,
+)
+from mirror.herd.words import (
+    Claim,
+    End,
+    Follow,
+    Given,
+    Lead,
+    Noted,
+    Probe,
+    Release,
+    Renewal,
+    Scope,
+    Small,
+    StepAside,
+    Verdict,
+    Wait,
+)
+
+OBJECT = "registry.test sha256:0"
+NAMES = ("ann", "bob", "cyd", "dan", "eve")
+members = st.sampled_from(NAMES)
+several = st.lists(members, max_size=3, unique=True).map(tuple)
+waited = st.sampled_from([0.0, 1.0, STRANDED_S, PATIENCE_S - 1, PATIENCE_S, PATIENCE_S + 3])
+
+
+class Coordinator(RuleBasedStateMachine):
+    """One object of a coordinator, beside the least that must be known to judge what it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.gone: set[str] = set()
+        self.leases = Leases(lambda name: name not in self.gone, lambda: False)
+        self.leader: str | None = None  # who was given the lease last, and did not give it back
+        self.heard_at = 0.0
+        self.doubted_at: float | None = None
+        self.done_at: float | None = None
+        self.given = 0
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, RENEW_S, 1.0, RENEWED_S + 0.1, 20.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(name=members)
+    def die_or_return(self, name: str) -> None:
+        self.gone ^= {name}
+
+    @rule(
+        name=members,
+        offset=st.integers(0, 3),
+        lost=several,
+        absent=several,
+        known=st.booleans(),
+        waited_s=waited,
+        second=st.booleans(),
+    )
+    def claim(
+        self,
+        name: str,
+        offset: int,
+        lost: tuple[str, ...],
+        absent: tuple[str, ...],
+        known: bool,
+        waited_s: float,
+        second: bool,
+    ) -> None:
+        lost = tuple(other for other in lost if other != name)
+        claim = Claim(Scope.ZONE, OBJECT, offset, lost, absent, known, waited_s, second)
+        if self.leader in lost and self.doubted_at is None and self.leader != name:
+            self.doubted_at = self.now
+        self.judge(name, claim, self.leases.answer(name, claim, self.now))
+
+    def judge(self, name: str, claim: Claim, verdict: Verdict) -> None:
+        match verdict:
+            case Follow(named):
+                assert name not in named
+                assert not set(named) & set(claim.lost)
+                assert named[0] == self.leader
+                assert self.leader not in self.gone or self.now - self.heard_at <= DOUBTED_S
+                assert len(named) == len(set(named)) <= FOLLOWED_MAX
+            case Wait(seconds):
+                assert 0 <= seconds < PATIENCE_S
+            case Lead(escape=True):
+                assert claim.waited_s >= STRANDED_S
+            case Lead():
+                assert self.leader in (None, name) or self.is_over(), f"{name} leads beside {self.leader}"
+                self.leader, self.heard_at, self.doubted_at, self.done_at = name, self.now, None, None
+            case Given(small):
+                assert self.done_at is not None
+                assert small.age_s == self.now - self.done_at
+            case Probe() | StepAside():
+                assert self.leader is None or self.is_over()
+            case Noted():
+                raise AssertionError("that is no answer to a claim")
+
+    def is_over(self) -> bool:
+        """Whether the lease given last may be given to another."""
+        unheard_s = self.now - self.heard_at
+        if (self.leader in self.gone and unheard_s > DOUBTED_S) or (self.done_at is None and unheard_s > RENEWED_S):
+            return True
+        if self.done_at is not None:
+            return self.doubted_at is not None or self.now - self.done_at > DONE_S
+        return self.doubted_at is not None and self.now - max(self.doubted_at, self.heard_at) > DOUBTED_S
+
+    @rule(name=members, offset=st.integers(0, 3))
+    def renew(self, name: str, offset: int) -> None:
+        assert self.leases.answer(name, Renewal(Scope.ZONE, OBJECT, offset), self.now) == Noted()
+        if self.leader is None or (name != self.leader and self.is_over()):
+            self.leader, self.done_at = name, None
+        if name == self.leader:
+            self.heard_at, self.doubted_at = self.now, None
+
+    @rule(name=members, end=st.sampled_from(End), retry_s=st.sampled_from([0.0, 3.0, 60.0]), small=st.booleans())
+    def release(self, name: str, end: End, retry_s: float, small: bool) -> None:
+        body = Small("text/plain", b"x") if small and end is End.DONE else None
+        assert self.leases.answer(name, Release(Scope.ZONE, OBJECT, end, retry_s, body), self.now) == Noted()
+        if name == self.leader and end is End.DONE:
+            self.done_at = self.now
+        elif name == self.leader:
+            self.leader, self.done_at, self.doubted_at = None, None, None
+
+    @rule(lost=st.booleans(), renewing=st.booleans())
+    def somebody_new_is_served_in_time(self, lost: bool, renewing: bool) -> None:
+        """It repeats its claim as it is told, and cannot reach whom it is to follow, if `lost`."""
+        began, unreachable = self.now, set[str]()
+        while True:
+            waited_s = self.now - began
+            assert waited_s <= PATIENCE_S + ESCAPES_S + 2 * AGAIN_S, "it waits for ever"
+            claim = Claim(Scope.ZONE, OBJECT, lost=tuple(sorted(unreachable)), known=True, waited_s=waited_s)
+            if self.leader in unreachable and self.doubted_at is None:
+                self.doubted_at = self.now
+            verdict = self.leases.answer("new", claim, self.now)
+            self.judge("new", claim, verdict)
+            match verdict:
+                case Wait(seconds):
+                    self.now += seconds
+                case Follow(named) if lost:
+                    unreachable.update(named)
+                    self.now += 0.1
+                case _:
+                    break
+            if renewing and self.leader not in (None, "new") and self.done_at is None:
+                self.renew(str(self.leader), 0)
+        if self.leader == "new":
+            self.release("new", End.LOST, 0.0, small=False)
+
+    @invariant()
+    def what_is_remembered_is_bounded(self) -> None:
+        assert len(self.leases) <= 1
+        for known in self.leases._objects.values():
+            assert len(known.followers) <= FOLLOWERS_MAX
+
+
+TestCoordinator = Coordinator.TestCase
+TestCoordinator.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

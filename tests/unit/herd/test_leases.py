@@ -1,0 +1,406 @@
+"""The coordinator's decisions, rule by rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from mirror.herd import leases
+from mirror.herd.leases import (
+    AGAIN_S,
+    CLOSED_S,
+    CLOSED_S_MAX,
+    CONTEST_S,
+    DONE_S,
+    DOUBTED_S,
+    ESCAPES_S,
+    FOLLOWED_MAX,
+    GRACE_S,
+    OBJECT_IDLE_S,
+    PATIENCE_S,
+    PROBES_S,
+    REFUSED_S,
+    RENEW_S,
+    RENEWED_S,
+    STRANDED_S,
+    Leases,
+    Ration,
+)
+from mirror.herd.words import (
+    Claim,
+    End,
+    Follow,
+    Given,
+    Lead,
+    Noted,
+    Probe,
+    Release,
+    Renewal,
+    Scope,
+    Small,
+    StepAside,
+    Verdict,
+    Wait,
+)
+
+OBJECT = "registry.test sha256:0"
+AN_INSTANT_S = 0.001
+
+
+@dataclass
+class Desk:
+    """A coordinator, the time, and the members that are gone."""
+
+    now: float = 1000.0
+    young: bool = False
+    gone: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.leases = Leases(lambda name: name not in self.gone, lambda: self.young)
+
+    def claim(self, member: str, **about: object) -> Verdict:
+        claim = Claim(Scope.CLUSTER, OBJECT, **about)  # type: ignore[arg-type]
+        return self.leases.answer(member, claim, self.now)
+
+    def renew(self, member: str, offset: int = 0) -> None:
+        assert self.leases.answer(member, Renewal(Scope.CLUSTER, OBJECT, offset), self.now) == Noted()
+
+    def release(self, member: str, end: End, retry_s: float = 0.0, small: Small | None = None) -> None:
+        word = Release(Scope.CLUSTER, OBJECT, end, retry_s, small)
+        assert self.leases.answer(member, word, self.now) == Noted()
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def contest(self, *members: str, **about: object) -> list[Verdict]:
+        """All claim again and again until one leads; what each was told last."""
+        for _ in range(20):
+            told = [self.claim(member, **about) for member in members]
+            if Lead() in told:
+                return told
+            self.wait(AGAIN_S)
+        raise AssertionError("nobody leads")
+
+
+def test_the_first_that_claims_leads_and_the_others_follow() -> None:
+    desk = Desk()
+    assert desk.claim("ann") == Lead()
+    assert desk.claim("bob") == Follow(("ann",))
+    assert desk.claim("cyd") == Follow(("ann", "bob"))
+
+
+def test_each_object_and_each_scope_has_a_lease_of_its_own() -> None:
+    desk = Desk()
+    assert desk.claim("ann") == Lead()
+    assert desk.leases.answer("bob", Claim(Scope.ZONE, OBJECT), desk.now) == Lead()
+    assert desk.leases.answer("bob", Claim(Scope.CLUSTER, "another"), desk.now) == Lead()
+
+
+def test_a_leader_that_claims_again_still_leads() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.claim("bob")
+    assert desk.claim("ann") == Lead()
+
+
+def test_one_that_follows_is_never_told_to_follow_itself_nor_whom_it_lost() -> None:
+    desk = Desk()
+    for name in ("ann", "bob", "cyd", "dan"):
+        desk.claim(name)
+    assert desk.claim("bob", lost=("cyd",)) == Follow(("ann", "dan"))
+
+
+def test_only_so_many_are_named() -> None:
+    desk = Desk()
+    told = [desk.claim(f"node{number}") for number in range(100)]
+    assert isinstance(told[-1], Follow)
+    assert len(told[-1].members) == FOLLOWED_MAX
+    assert told[-1].members[0] == "node0"
+
+
+def test_a_lease_that_is_renewed_holds() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    for _ in range(100):
+        desk.wait(RENEW_S)
+        desk.renew("ann")
+    assert desk.claim("bob") == Follow(("ann",))
+
+
+def test_a_lease_that_is_not_renewed_is_over() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.wait(RENEWED_S - AN_INSTANT_S)
+    assert desk.claim("bob") == Follow(("ann",))
+    desk.wait(2 * AN_INSTANT_S)
+    assert Lead() in desk.contest("bob", "cyd")
+
+
+def test_a_leader_that_is_gone_leads_no_more() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.claim("bob")
+    desk.gone.add("ann")
+    desk.wait(DOUBTED_S + AN_INSTANT_S)
+    assert desk.claim("bob") == Wait(AGAIN_S)
+    desk.wait(AGAIN_S)
+    assert desk.claim("bob") == Lead()
+
+
+def test_a_leader_that_is_thought_to_be_gone_and_renews_is_followed() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.gone.add("ann")
+    desk.wait(RENEW_S)
+    desk.renew("ann")
+    assert desk.claim("bob") == Follow(("ann",))
+
+
+def test_another_leader_takes_the_place_of_one_that_is_gone() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.gone.add("ann")
+    desk.wait(DOUBTED_S + AN_INSTANT_S)
+    desk.renew("bob", 7)
+    assert desk.claim("cyd") == Follow(("bob",))
+
+
+def test_a_leader_that_a_follower_lost_and_that_renews_keeps_its_lease() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    assert desk.claim("bob", lost=("ann",)) == Wait(AGAIN_S)
+    desk.wait(RENEW_S)
+    desk.renew("ann")
+    desk.wait(DOUBTED_S)
+    assert desk.claim("cyd") == Follow(("ann",))
+
+
+def test_a_leader_that_a_follower_lost_and_that_does_not_renew_is_replaced() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.claim("bob", lost=("ann",))
+    desk.wait(DOUBTED_S - AN_INSTANT_S)
+    assert desk.claim("bob", lost=("ann",)) == Wait(AGAIN_S)
+    desk.wait(2 * AN_INSTANT_S)
+    assert desk.claim("bob", lost=("ann",)) == Lead()
+    assert desk.claim("cyd") == Follow(("bob",))
+
+
+def test_doubt_that_is_repeated_does_not_put_off_the_end_of_a_lease() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    began = desk.now
+    while desk.claim("bob", lost=("ann",)) != Lead():
+        desk.wait(0.1)
+        assert desk.now - began < DOUBTED_S + 2 * AGAIN_S
+
+
+def test_the_most_advanced_of_those_that_lost_their_leader_leads() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.release("ann", End.LOST)
+    assert desk.claim("bob", offset=5, lost=("ann",)) == Wait(AGAIN_S)
+    assert desk.claim("cyd", offset=9, lost=("ann",)) == Wait(AGAIN_S)
+    desk.wait(AGAIN_S)
+    assert desk.claim("bob", offset=5, lost=("ann",)) == Wait(AGAIN_S)
+    assert desk.claim("cyd", offset=9, lost=("ann",)) == Lead()
+    assert desk.claim("bob", offset=5, lost=("ann",)) == Follow(("cyd",))
+
+
+def test_when_the_most_advanced_does_not_come_back_another_one_leads() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.release("ann", End.LOST)
+    desk.claim("cyd", offset=9, lost=("ann",))
+    began = desk.now
+    assert desk.contest("bob", offset=5) == [Lead()]
+    assert desk.now - began <= 2 * CONTEST_S + DOUBTED_S + 3 * AGAIN_S
+
+
+def test_a_leader_that_shows_up_ends_the_contest() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.claim("bob", lost=("ann",), offset=9)
+    desk.renew("ann")
+    desk.claim("cyd")
+    desk.wait(60 * AGAIN_S)
+    desk.renew("ann")
+    desk.wait(RENEWED_S + AN_INSTANT_S)
+    assert desk.claim("cyd", offset=5) == Wait(AGAIN_S), "the contenders of long ago do not count"
+    desk.wait(AGAIN_S)
+    assert desk.claim("cyd", offset=5) == Lead()
+
+
+def test_one_that_has_the_whole_object_is_followed_for_a_while() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.release("ann", End.DONE)
+    desk.wait(DONE_S)
+    assert desk.claim("bob") == Follow(("ann",))
+    desk.wait(AN_INSTANT_S)
+    assert desk.claim("bob") == Lead()
+
+
+def test_one_that_has_the_whole_object_and_cannot_be_reached_is_replaced_at_once() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.release("ann", End.DONE)
+    assert desk.claim("bob", lost=("ann",)) == Lead()
+
+
+def test_a_small_object_is_in_the_answer_with_its_age() -> None:
+    desk, small = Desk(), Small("text/plain", b"hello")
+    desk.claim("ann")
+    desk.release("ann", End.DONE, small=small)
+    desk.wait(3.0)
+    assert desk.claim("bob") == Given(Small("text/plain", b"hello", 3.0))
+    desk.wait(DONE_S - 3.0 + AN_INSTANT_S)
+    assert desk.claim("bob") == Lead()
+
+
+def test_what_another_than_the_leader_releases_changes_nothing() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    for end in End:
+        desk.release("bob", end, 100.0, Small("text/plain", b"no"))
+        assert desk.claim("cyd") == Follow(("ann",))
+    desk.renew("bob", 99)
+    assert desk.claim("cyd") == Follow(("ann",))
+
+
+def test_a_refusal_lets_one_that_is_known_lead_and_others_probe_a_few_at_a_time() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.release("ann", End.REFUSED)
+    assert [desk.claim(name) for name in ("bob", "cyd", "dan")] == [Probe(), Probe(), Wait(AGAIN_S)]
+    desk.wait(PROBES_S)
+    assert [desk.claim(f"node{number}") for number in range(5)] == [Probe()] * 4 + [Wait(AGAIN_S)]
+    assert desk.claim("eve", known=True) == Lead()
+    assert desk.claim("dan") == Follow(("eve",))
+
+
+def test_a_refusal_is_forgotten() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.release("ann", End.REFUSED)
+    desk.wait(REFUSED_S)
+    assert desk.claim("bob") == Lead()
+
+
+@pytest.mark.parametrize(("retry_s", "closed_s"), [(0.0, CLOSED_S), (7.0, 7.0), (1e6, CLOSED_S_MAX)])
+def test_a_registry_that_has_had_enough_is_left_alone_and_then_asked_by_one(retry_s: float, closed_s: float) -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.release("ann", End.CLOSED, retry_s)
+    verdict = desk.claim("bob")
+    assert verdict == (Wait(closed_s) if closed_s < PATIENCE_S else StepAside())
+    desk.wait(closed_s - AN_INSTANT_S)
+    assert isinstance(desk.claim("bob"), Wait)
+    desk.wait(2 * AN_INSTANT_S)
+    assert [desk.claim(name) for name in ("bob", "cyd")] == [Lead(), Follow(("bob",))]
+
+
+def test_one_that_cannot_wait_for_a_closed_registry_steps_aside() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.release("ann", End.CLOSED, 7.0)
+    assert isinstance(desk.claim("bob", waited_s=PATIENCE_S - 7.1), Wait)
+    assert desk.claim("bob", waited_s=PATIENCE_S - 7.0) == StepAside()
+
+
+def test_who_waited_too_long_escapes_and_escapes_are_rationed() -> None:
+    desk = Desk()
+    desk.claim("ann")
+
+    def escapes() -> int:
+        desk.renew("ann")
+        told = [desk.claim(f"node{number}", waited_s=PATIENCE_S) for number in range(20)]
+        return sum(verdict == Lead(escape=True) for verdict in told)
+
+    counts = []
+    for _ in range(4):
+        counts.append(escapes())
+        for _ in range(4):
+            desk.renew("ann")
+            desk.wait(ESCAPES_S / 4)
+    assert counts == [1, 2, 4, 8]
+    assert isinstance(desk.claim("new"), Follow), "who escapes is not followed, and the leader still leads"
+
+
+def test_who_waited_less_does_not_escape() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    assert desk.claim("bob", waited_s=PATIENCE_S - AN_INSTANT_S) == Follow(("ann",))
+
+
+@pytest.mark.parametrize("how", ["lost", "absent"])
+def test_one_that_cannot_follow_the_leader_escapes_sooner(how: str) -> None:
+    desk = Desk()
+    desk.claim("ann")
+    assert desk.claim("bob", waited_s=STRANDED_S - AN_INSTANT_S, **{how: ("ann",)}) != Lead(escape=True)
+    desk.renew("ann")
+    assert desk.claim("bob", waited_s=STRANDED_S, **{how: ("ann",)}) == Lead(escape=True)
+
+
+def test_a_coordinator_that_took_over_gives_the_leader_time_to_show_up() -> None:
+    desk = Desk()
+    assert desk.claim("bob", second=True) == Wait(AGAIN_S)
+    desk.renew("ann", 7)
+    assert desk.claim("bob", second=True) == Follow(("ann",))
+
+
+def test_a_coordinator_that_took_over_makes_a_leader_when_none_shows_up() -> None:
+    desk = Desk()
+    began = desk.now
+    assert desk.contest("bob", second=True) == [Lead()]
+    assert desk.now - began <= GRACE_S + AGAIN_S
+
+
+def test_a_young_coordinator_gives_the_leader_time_to_show_up() -> None:
+    desk = Desk(young=True)
+    assert desk.claim("bob") == Wait(AGAIN_S)
+    desk.wait(GRACE_S)
+    assert desk.claim("bob") == Lead()
+
+
+def test_a_renewal_of_a_lease_that_is_not_known_is_believed() -> None:
+    desk = Desk()
+    desk.renew("ann", 7)
+    assert desk.claim("bob") == Follow(("ann",))
+
+
+def test_a_second_leader_does_not_replace_one_that_holds_the_lease() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.renew("bob", 7)
+    assert desk.claim("cyd") == Follow(("ann",))
+
+
+def test_what_is_remembered_has_a_limit_and_the_longest_unasked_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "OBJECTS_MAX", 3)
+    desk = Desk()
+
+    def claim(member: str, name: str) -> Verdict:
+        return desk.leases.answer(member, Claim(Scope.CLUSTER, name), desk.now)
+
+    for name in ("one", "two", "three", "one", "four"):
+        claim("ann", name)
+    assert len(desk.leases) == 3
+    assert claim("bob", "one") == Follow(("ann",))
+    assert claim("bob", "two") == Lead()
+
+
+def test_an_object_that_nobody_asked_about_for_long_is_new_again() -> None:
+    desk = Desk()
+    desk.contest("ann", second=True)
+    desk.release("ann", End.REFUSED)
+    desk.wait(OBJECT_IDLE_S + AN_INSTANT_S)
+    assert desk.claim("bob", second=True) == Wait(AGAIN_S)
+
+
+def test_a_ration_doubles_and_begins_anew_after_a_rest() -> None:
+    ration = Ration(1, 1.0)
+    assert [ration.take(0.0), ration.take(0.5)] == [True, False]
+    assert [ration.take(1.0), ration.take(1.1), ration.take(1.2)] == [True, True, False]
+    assert [ration.take(100.0), ration.take(100.1)] == [True, False]
