@@ -35,9 +35,9 @@ def require(**packages: str) -> None:
         pytest.skip(reason)
 
 
-def helm(*arguments: str | Path) -> str:
+def helm(*arguments: str | Path, timeout_s: float = COMMAND_S_MAX) -> str:
     """What a helm command prints. Raises `HelmError`."""
-    done = subprocess.run([_helm(), *arguments], capture_output=True, text=True, timeout=COMMAND_S_MAX, check=False)
+    done = subprocess.run([_helm(), *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
     if done.returncode != 0:
         raise HelmError(done.stdout + done.stderr)
     return done.stdout

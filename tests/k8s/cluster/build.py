@@ -2,9 +2,10 @@
 
     python -m tests.k8s.cluster.build
 
-It takes a quarter of an hour on two idle cores, at a low priority, and half a gigabyte; what was built is kept in the
-user's cache directory. The module k8s.io/kubernetes is not made to be required by others: its parts are found in a
-directory of its repository, which a module does not have, so each is replaced by the one that was published with it.
+CoreDNS is built too. It takes half an hour on two idle cores, at a low priority, and half a gigabyte; what was built is
+kept in the user's cache directory. The module k8s.io/kubernetes is not made to be required by others: its parts are
+found in a directory of its repository, which a module does not have, so each is replaced by the one that was published
+with it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.lab.cache import BUILD_TIMEOUT_S, cached, run
+from tests.lab.cache import BUILD_TIMEOUT_S, cached, go_install, run
 
 KUBERNETES_VERSION: Final = "1.37.2"
+COREDNS_VERSION: Final = "1.15.0"
 PROGRAMS: Final = ("kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler")
 JOBS: Final = "2"
 """Packages that are compiled at a time; each may take a gigabyte."""
@@ -27,6 +29,12 @@ _VERSION_VARIABLES: Final = ("k8s.io/component-base/version", "k8s.io/client-go/
 def kubernetes() -> Path:
     """The directory of the programs; built unless they are there already. Raises `tests.lab.cache.FetchError`."""
     return cached(f"kubernetes-{KUBERNETES_VERSION}", _build)
+
+
+def coredns() -> Path:
+    """The DNS server that most clusters have; built unless it is there already. Raises `tests.lab.cache.FetchError`."""
+    package = f"github.com/coredns/coredns@v{COREDNS_VERSION}"
+    return cached(f"coredns-{COREDNS_VERSION}", lambda work: go_install(work / "bin", package)) / "coredns"
 
 
 def _build(work: Path) -> Path:
@@ -62,4 +70,4 @@ def _build(work: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{kubernetes()}\n")
+    sys.stdout.write(f"{kubernetes()}\n{coredns()}\n")

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.lab.process import CommandError, Process, run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 API_PORT: Final = 6443
@@ -64,6 +65,11 @@ class ControlPlane:
                     assert self.api_server.running, self.api_server.log()
                 await asyncio.sleep(POLL_S)
 
+    def check(self) -> None:
+        """All that was started still runs."""
+        for process in self.processes:
+            assert process.running, f"{process.name} ended: {process.log()}"
+
     async def kubectl(self, *arguments: str | Path) -> str:
         """What a command of kubectl prints. Raises `CommandError`."""
         return await run("kubectl", f"--kubeconfig={self.kubeconfig}", *arguments)
@@ -73,6 +79,12 @@ class ControlPlane:
         words = [kind, *([name] if name else [])]
         return json.loads(await self.kubectl("--namespace", namespace, "get", *words, "--output=json"))
 
+    async def create(self, document: Mapping[str, Any]) -> None:
+        """Make an object."""
+        file = self.directory / f"{document['metadata']['name']}.json"
+        file.write_text(json.dumps({"apiVersion": "v1", **document}))
+        await self.kubectl("create", f"--filename={file}")
+
     async def start_controllers(self) -> None:
         """What makes pods of DaemonSets and Deployments, and gives them nodes."""
         common = (f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1")
@@ -81,7 +93,6 @@ class ControlPlane:
             "kube-controller-manager": (
                 f"--service-account-private-key-file={self.directory}/accounts.key",
                 f"--root-ca-file={self.authority}",
-                "--controllers=*,-node-ipam-controller,-node-route-controller,-cloud-node-lifecycle-controller",
                 # A node that went away is noticed within a test.
                 "--node-monitor-grace-period=20s",
             ),

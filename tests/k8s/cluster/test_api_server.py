@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -183,13 +182,6 @@ async def test_without_the_api_server_the_seed_stays_and_is_renewed_when_it_retu
     await candidates.agree_on(*ADDRESSES)
 
 
-async def create(plane: ControlPlane, document: dict[str, Any]) -> None:
-    """Make an object."""
-    file = plane.directory / f"{document['metadata']['name']}.json"
-    file.write_text(json.dumps({"apiVersion": "v1"} | document))
-    await plane.kubectl("create", f"--filename={file}")
-
-
 async def taints(plane: ControlPlane, node: str) -> set[str]:
     """The keys of a node's taints."""
     return {taint["key"] for taint in (await plane.get("node", node))["spec"].get("taints", [])}
@@ -201,10 +193,10 @@ async def test_a_pod_takes_the_taint_off_its_own_node_and_may_do_nothing_else_to
     await install(control_plane, f"--set=startupTaint={TAINT}")
     both = [{"key": key, "effect": "NoSchedule"} for key in (TAINT, "example.com/other")]
     for name in ("mine", "other"):
-        await create(control_plane, {"kind": "Node", "metadata": {"name": name}, "spec": {"taints": both}})
+        await control_plane.create({"kind": "Node", "metadata": {"name": name}, "spec": {"taints": both}})
     containers = [{"name": "agent", "image": "example.com/agent:1"}]
     spec = {"nodeName": "mine", "serviceAccountName": "skvaller", "containers": containers}
-    await create(control_plane, {"kind": "Pod", "metadata": {"name": "agent", "namespace": "skvaller"}, "spec": spec})
+    await control_plane.create({"kind": "Pod", "metadata": {"name": "agent", "namespace": "skvaller"}, "spec": spec})
     # The token of a pod says on which node it runs.
     bound = ("--bound-object-kind=Pod", "--bound-object-name=agent")
     environment = await control_plane.service_account(tmp_path / "account", "skvaller", "skvaller", *bound)

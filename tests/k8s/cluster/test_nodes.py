@@ -1,0 +1,253 @@
+"""Three nodes with kubelets and the chart on them: from the installation to the last trace of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.integration.agents import eventually
+from tests.k8s.cluster.build import coredns
+from tests.k8s.cluster.nodes import SLEEP, VALUES, KubeNode, publish_pause, publish_runnable
+from tests.k8s.image import IMAGE, Image, built_image
+from tests.k8s.tools import CHART, helm
+from tests.lab.process import CommandError, Process, run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tests.k8s.cluster.control_plane import ControlPlane
+    from tests.lab import Lab, Registry
+
+MEGABYTE: Final = 1_000_000
+METRICS_PORT: Final = 29994
+START_S_MAX: Final = 240
+UNINSTALL_S_MAX: Final = 180
+API_SERVER_AWAY_S: Final = 60
+TAINT: Final = "skvaller.example/starting"
+
+pytestmark = pytest.mark.timeout(5400)  # the first test builds Kubernetes, CoreDNS, helm and the image
+
+
+class Cluster:
+    """Three nodes and a registry with the agent's image."""
+
+    def __init__(self, plane: ControlPlane, registry: Registry, nodes: list[KubeNode]) -> None:
+        self.plane = plane
+        self.registry = registry
+        self.nodes = nodes
+
+    async def helm(self, *arguments: str | Path, timeout_s: float = START_S_MAX) -> None:
+        """Run helm on the release's namespace."""
+        flags = ("--namespace=skvaller", f"--kubeconfig={self.plane.kubeconfig}")
+        await asyncio.to_thread(helm, *arguments, *flags, timeout_s=timeout_s)
+
+    async def install(self, **values: object) -> None:
+        """Install the chart and wait until all agents are ready and have met."""
+        everything = VALUES | {"image.repository": f"{self.registry.name}/skvaller"} | values
+        everything |= {"registries[0].name": self.registry.name, "registries[0].url": self.registry.url}
+        flags = [f"--set={name}={value}" for name, value in everything.items()]
+        await self.helm("install", "skvaller", CHART, "--create-namespace", *flags)
+        await self.rolled_out()
+
+    async def rolled_out(self) -> None:
+        """Wait until the DaemonSet is ready and all agents have met."""
+        status = ("rollout", "status", "daemonset/skvaller", f"--timeout={START_S_MAX}s")
+        await run("kubectl", f"--kubeconfig={self.plane.kubeconfig}", "-n=skvaller", *status, timeout_s=START_S_MAX + 5)
+        await eventually(self.all_met, START_S_MAX)
+
+    async def all_met(self) -> bool:
+        """Whether each agent sees all others."""
+        met = f"skvaller_gossip_members_normal {len(self.nodes) - 1}.0"
+        return all([met in await self.page(node, "metrics") for node in self.nodes])
+
+    async def page(self, node: KubeNode, page: str) -> str:
+        """A page of an agent's status face, empty when it does not answer."""
+        try:
+            return await run("curl", "--silent", "--max-time", "5", f"http://{node.node.address}:{METRICS_PORT}/{page}")
+        except CommandError:
+            return ""
+
+    async def agents(self) -> dict[str, Any]:
+        """The agents' pods by the names of their nodes."""
+        pods = (await self.plane.get("pods"))["items"]
+        return {pod["spec"]["nodeName"]: pod for pod in pods if pod["metadata"]["name"].startswith("skvaller-")}
+
+    async def start_pod(self, name: str, node: KubeNode, image: str) -> None:
+        """Run a pod of an image on a node and wait until it runs."""
+        container = {"name": "main", "image": image, "command": [str(SLEEP), "infinity"]}
+        spec = {
+            "nodeName": node.name,
+            "hostNetwork": True,
+            "containers": [container],
+            "terminationGracePeriodSeconds": 1,
+        }
+        await self.plane.create({"kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec})
+
+        async def running() -> bool:
+            return bool((await self.plane.get("pod", name, "default"))["status"]["phase"] == "Running")
+
+        await eventually(running, START_S_MAX)
+
+    def certs(self) -> dict[str, dict[str, tuple[bytes, int, int, int]]]:
+        """For each node, what is in its certs.d: bytes, mode and owner of each path."""
+        return {node.name: _tree(node.node.certs_d) for node in self.nodes}
+
+    async def uninstall(self) -> None:
+        """Uninstall the chart and wait until its pods are gone."""
+        await self.helm("uninstall", "skvaller", timeout_s=UNINSTALL_S_MAX)
+
+        async def gone() -> bool:
+            return not await self.agents()
+
+        await eventually(gone, UNINSTALL_S_MAX)
+
+
+def _tree(root: Path) -> dict[str, tuple[bytes, int, int, int]]:
+    found = {}
+    for path in sorted(root.rglob("*")):
+        status = path.stat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(root))] = (content, status.st_mode, status.st_uid, status.st_gid)
+    return found
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Image]:
+    with built_image() as image:
+        yield image
+
+
+@pytest.fixture
+async def cluster(
+    lab: Lab, image: Image, control_plane: ControlPlane, kubernetes_programs: Path, tmp_path: Path
+) -> Cluster:
+    """Nodes that are ready, and nothing installed. One of the registries of each node belongs to somebody else."""
+    assert image.entrypoint == ["skvaller"]
+    registry = await lab.add_registry()
+    await publish_pause(registry, tmp_path / "pause")
+    await run("buildah", "push", "--quiet", IMAGE, f"oci:{tmp_path / 'agent'}:agent")
+    await registry.push(tmp_path / "agent", "agent", "skvaller:0.1.0")
+    await control_plane.start_controllers()
+    kubelet = kubernetes_programs / "kubelet"
+    nodes = [KubeNode(node, control_plane, kubelet, registry, lab.gateway) for node in await lab.add_nodes(3)]
+    for node in nodes:
+        other = node.node.certs_d / "other.example"
+        other.mkdir()
+        (other / "hosts.toml").write_text('server = "https://other.example"\n[host."https://cache.example"]\n')
+        os.chown(other / "hosts.toml", 1234, 1234)
+        await node.start()
+
+    async def ready() -> bool:
+        listed = (await control_plane.get("nodes"))["items"]
+        conditions = [condition for node in listed for condition in node["status"].get("conditions", [])]
+        return [part["status"] for part in conditions if part["type"] == "Ready"] == ["True"] * len(nodes)
+
+    await eventually(ready, START_S_MAX)
+    control_plane.check()
+    return Cluster(control_plane, registry, nodes)
+
+
+@pytest.fixture
+async def dns(control_plane: ControlPlane) -> AsyncIterator[Process]:
+    """CoreDNS at the lab's address, which answers from the API server, as in most clusters."""
+    configuration = control_plane.directory / "Corefile"
+    kubeconfig = control_plane.make_kubeconfig("coredns", "system:masters")
+    zone = f"kubernetes cluster.local {{\n    kubeconfig {kubeconfig}\n  }}"
+    configuration.write_text(f".:53 {{\n  bind {control_plane.address}\n  errors\n  {zone}\n}}\n")
+    process = Process("coredns", [coredns(), "-conf", configuration], control_plane.directory / "coredns.log")
+    await process.start()
+    yield process
+    await process.stop()
+
+
+async def test_pods_of_three_nodes_start_from_one_copy_and_from_none_and_the_nodes_are_left_as_they_were(
+    cluster: Cluster, dns: Process, tmp_path: Path
+) -> None:
+    before = cluster.certs()
+    await cluster.install()
+    assert cluster.certs() != before
+    app = await publish_runnable(cluster.registry, "lib/app:1", [20 * MEGABYTE], tmp_path / "app")
+
+    cluster.registry.forget()
+    first, second, third = cluster.nodes
+    await cluster.start_pod("first", first, app.name)
+    await cluster.start_pod("second", second, app.name)
+    assert {digest: cluster.registry.bytes_sent(digest) for digest in app.layers()} == app.layers()
+    await cluster.registry.stop()
+    await cluster.start_pod("third", third, app.name)
+
+    # Kubernetes copies the zone's label of a node to its pods, and the agent knows it from there.
+    log = await cluster.plane.kubectl("-n=skvaller", "get", "pods", "--output=jsonpath={.items[*].metadata.labels}")
+    assert all(f"zone-{node.name}" in log for node in cluster.nodes)
+
+    # What a cluster that has formed does not need any more: its DNS.
+    await dns.stop()
+    await asyncio.sleep(15)
+    assert await cluster.all_met()
+
+    await cluster.uninstall()
+    assert cluster.certs() == before
+    assert all(
+        (pod["status"]["phase"] == "Running") for pod in (await cluster.plane.get("pods", namespace="default"))["items"]
+    )
+
+
+async def test_agents_that_met_through_a_lease_survive_their_seed_and_the_api_server_and_a_crash_leaves_no_trace(
+    cluster: Cluster,
+) -> None:
+    before = cluster.certs()
+    plane = cluster.plane
+    await plane.kubectl("taint", "node", "--all", f"{TAINT}:NoSchedule")
+    await cluster.install(**{"seeding.service": False, "seeding.lease": True, "startupTaint": TAINT})
+
+    async def untainted() -> bool:
+        nodes = (await plane.get("nodes"))["items"]
+        return not any(taint["key"] == TAINT for node in nodes for taint in node["spec"].get("taints", []))
+
+    await eventually(untainted, 30)
+
+    async def holder() -> str:
+        spec = (await plane.get("lease", "skvaller"))["spec"]
+        return str(spec.get("holderIdentity", "")).partition(":")[0]
+
+    by_address = {node.node.address: node for node in cluster.nodes}
+    seed = by_address[await holder()]
+    await kill_agent(seed)
+    await cluster.rolled_out()
+
+    await plane.api_server.stop()
+    started = time.monotonic()
+    while time.monotonic() - started < API_SERVER_AWAY_S:
+        assert await cluster.all_met()
+        await asyncio.sleep(2)
+    await plane.api_server.start()
+    await plane.ready()
+    await cluster.rolled_out()
+    assert await holder() in by_address
+
+    # A node crashes: nothing on it is told that the release goes, and its files are as they were when it is back.
+    crashed = cluster.nodes[0]
+    await crashed.kubelet.kill()
+    await kill_agent(crashed)
+    uninstalling = asyncio.create_task(cluster.uninstall())
+    await asyncio.sleep(5)
+    assert _tree(crashed.node.certs_d) != before[crashed.name]
+    await crashed.kubelet.start()
+    await uninstalling
+
+    async def as_before() -> bool:
+        return cluster.certs() == before
+
+    await eventually(as_before, 10)
+
+
+async def kill_agent(node: KubeNode) -> None:
+    """End all processes of the pod's containers, as a crash does."""
+    for pid in await node.processes_of("skvaller"):
+        os.kill(pid, signal.SIGKILL)
