@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -226,26 +226,70 @@ async def test_an_unusable_digest_is_unavailable(digest: str) -> None:
             await upstream.resolve(wanted(Tag("v1")))
 
 
+@asynccontextmanager
+async def tls_server(context: ssl.SSLContext) -> AsyncGenerator[str]:
+    """A registry that has one blob, and speaks TLS as told; gives its URL."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BLOB)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + BLOB)
+        writer.close()
+
+    server = await asyncio.start_server(answer, HOST, 0, ssl=context)
+    async with server:
+        yield f"https://{HOST}:{server.sockets[0].getsockname()[1]}"
+
+
 async def test_tls_is_verified_against_the_configured_ca(tmp_path: Path) -> None:
     authority = trustme.CA()
     ca_file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(HOST).configure_cert(context)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(BLOB)}\r\nConnection: close\r\n\r\n".encode() + BLOB)
-        writer.close()
-
-    server = await asyncio.start_server(answer, HOST, 0, ssl=context)
-    port = server.sockets[0].getsockname()[1]
-    async with server:
-        async with upstream_at(f"https://{HOST}:{port}", ca_file) as upstream:
+    async with tls_server(context) as url:
+        async with upstream_at(url, ca_file) as upstream:
             content = await upstream.open(wanted())
             assert await read_all(content.body, 1000) == BLOB
-        async with upstream_at(f"https://{HOST}:{port}") as upstream:
+        async with upstream_at(url) as upstream:
             with pytest.raises(UnavailableError, match=r"(?i)certificate"):
+                await upstream.open(wanted())
+        async with Upstream(Registries({REGISTRY: (Endpoint(url, skip_verify=True),)})) as upstream:
+            content = await upstream.open(wanted())
+            assert await read_all(content.body, 1000) == BLOB
+
+
+async def test_a_client_certificate_is_shown_and_read_again_when_the_settings_are(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca_file, certificate, key = (tmp_path / name for name in ("ca.pem", "client.pem", "client.key"))
+    authority.cert_pem.write_to_path(str(ca_file))
+
+    def issue(by: trustme.CA) -> None:
+        issued = by.issue_cert("node-1")
+        issued.cert_chain_pems[0].write_to_path(str(certificate))
+        issued.private_key_pem.write_to_path(str(key))
+
+    issue(trustme.CA())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with tls_server(context) as url:
+        endpoint = Endpoint(url, ca_files=(ca_file,), client_certificates=((certificate, key),))
+        registries = Registries({REGISTRY: (endpoint,)})
+        async with Upstream(registries) as upstream:
+            with pytest.raises(UnavailableError):
+                await upstream.open(wanted())
+            issue(authority)
+            with pytest.raises(UnavailableError):
+                await upstream.open(wanted())
+            registries.replace({REGISTRY: (endpoint,)}, {})
+            content = await upstream.open(wanted())
+            assert await read_all(content.body, 1000) == BLOB
+            certificate.unlink()
+            registries.replace({REGISTRY: (endpoint,)}, {})
+            with pytest.raises(UnavailableError):
                 await upstream.open(wanted())
 
 
