@@ -6,7 +6,7 @@
    clients only; `registry` reads path, query and headers into a `source.Request`, made of types from `oci` that
    cannot be wrong.
 2. `gate` lets in what the operator's `policy` has mirrored. A tag is explained by the registry itself, with the
-   client's own credentials, or by what the cluster knows of it (`tags`, `cluster`). From then on all is by digest. Of a
+   client's own credentials, or by what the cluster knows of it (`tags`, `hearsay`). From then on all is by digest. Of a
    protected registry an object is given only to those whom the registry lets in (`authorization`), and by those nodes
    alone that know it as the registry's (`belonging`).
 3. `pull` decides. The local *store* has it (`stores`): a file, which the server sends without reading it (`pieces`,
@@ -35,7 +35,7 @@ still in a connection. *Giver*: whoever gave bytes of an object. *Digest*, *desc
 
 **Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry`; `policy`, `gate`, `tags` and
 `authorization`; `peers` with `choice` and `peer_mac`; `upstream`, also for `listings`; `resuming`, `transfer` with
-`single_flight` and `spool`, `suspicion`; `stores`; `cluster`, and `bootstrap` with `election` and `lease` for who lets
-it in; then `app`, which puts an agent together, `settings` with `registry_table`, `live` for what changes of them, and
-`cli`.
+`single_flight` and `spool`, `suspicion`; `stores`; `elements`, `cluster` and `hearsay`, and `bootstrap` with `election`
+and `lease` for who lets it in; then `app`, which puts an agent together, `settings` with `registry_table`, `live` for
+what changes of them, and `cli`.
 """

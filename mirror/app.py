@@ -15,6 +15,7 @@ import secrets
 import signal
 import time
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
@@ -27,9 +28,10 @@ from mirror.authorization import Authorization
 from mirror.belonging import Belonging
 from mirror.bootstrap import Bootstrap
 from mirror.choice import Standing
-from mirror.cluster import PEER_PORT, Cluster, group_of
+from mirror.cluster import PEER_PORT, Cluster
 from mirror.control import control_routes
 from mirror.doors import LoopbackDoor, PeerDoor
+from mirror.elements import group_of
 from mirror.explain import Explainer
 from mirror.feed import Feed
 from mirror.gate import Gate, Switched
@@ -63,7 +65,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from mirror.oci import Repository, Tag
     from mirror.policy import Policy
     from mirror.settings import Settings
     from mirror.stores import Store
@@ -126,7 +127,7 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(cluster.advertise(store, suspicion.heard, metrics.store_event)),
-                tasks.create_task(cluster.keep_tidy()),
+                tasks.create_task(cluster.hearsay.keep_tidy()),
                 tasks.create_task(live.watch()),
             ]
             # What the store has when the node joins need not be sent to those who remember it from before.
@@ -167,10 +168,7 @@ async def create_servers(
     """The client face, which answers from everywhere, and the peer face, which answers from this node alone."""
 
     def policy() -> Policy:
-        return live.policy
-
-    def invalidate(repository: Repository, tag: Tag) -> None:
-        cluster.invalidate(repository, tag, time.time())
+        return live.policy if cluster.hearsay.mirroring else replace(live.policy, mirroring=False)
 
     mac = PeerMac(*secret.derive_all(KEY_LABEL)) if secret else None
     standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
@@ -181,6 +179,7 @@ async def create_servers(
     spool = Spool(settings.spool_dir, settings.spool_bytes_max)
     transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
     metrics.watch_store(lambda: settings.store != "containerd" or store.answering_since is not None)
+    metrics.show_mirroring(lambda: policy().mirroring)
     metrics.count_transfers(lambda: len(transfers))
     verify_all = settings.verify == "always"
     node.answer_with(Coordinator(cluster.alive, time.monotonic).answer)
@@ -190,14 +189,14 @@ async def create_servers(
     holdings = Belonging(store, policy)
     pull = Pull(holdings, peers, registries, herd, transfers=transfers, suspicion=suspicion, verify_all=verify_all)
     authorization = Authorization(upstream, policy, clock=time.time, key=secrets.token_bytes(32))
-    tags = Tags(pull, authorization, cluster, policy, remember=store.remember, clock=time.time)
+    tags = Tags(pull, authorization, cluster.hearsay, policy, remember=store.remember, clock=time.time)
     gate = Gate(pull, upstream, tags, authorization, policy)
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
     journal = Journal()
     client_door = [Middleware(LoopbackDoor, observer=client_face)]
     client_app = create_registry(gate, journal.face("client", client_face), client_door, lists=gate)
-    client_app.routes.extend(control_routes(live, invalidate))
+    client_app.routes.extend(control_routes(live, cluster.hearsay, time.time))
     in_flight = InFlight(transfers)
     explainer = Explainer(store, in_flight, peers, upstream, cluster, index, standing, journal)
     views = Views(node, cluster, settings, metrics, journal, transfers, lambda: store.answering_since, time.monotonic())

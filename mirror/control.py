@@ -1,7 +1,8 @@
-"""What can be done to a running agent from its own machine, by POST on the client face.
+"""What can be done to running agents from a machine of the cluster, by POST on the client face.
 
-    POST /-/mirroring?on=false                the kill switch of this agent; GET tells how it stands
-    POST /-/invalidate?image=nginx:latest     no node believes any more what it knew of this tag
+    POST /-/mirroring?on=false                   the kill switch of this agent; GET tells how it stands
+    POST /-/mirroring?on=false&everywhere=true   the kill switch of all agents
+    POST /-/invalidate?image=nginx:latest        no node believes any more what it knew of this tag
 
 Who may reach the client face may do this: every process of the machine. A web browser on it could be led here by any
 page, so a request with an Origin is refused. What cannot be done is `{"error": "<one sentence>"}` with 400 or 403.
@@ -26,32 +27,53 @@ if TYPE_CHECKING:
     from mirror.oci import Repository
 
 
-class Switch(Protocol):
-    """The kill switch."""
+class Agent(Protocol):
+    """The settings in force on this node."""
 
     @property
     def mirroring(self) -> bool:
-        """Whether anything is mirrored."""
+        """Whether anything is mirrored, as far as this agent alone is asked."""
         ...
 
     def switch(self, *, on: bool) -> None:
-        """Throw it."""
+        """Throw the kill switch of this agent."""
         ...
 
 
-def control_routes(switch: Switch, invalidate: Callable[[Repository, Tag], None]) -> list[Route]:
+class Agents(Protocol):
+    """What is known to all nodes; `now` is in seconds of Unix time."""
+
+    @property
+    def mirroring(self) -> bool:
+        """Whether anything is mirrored, as far as all agents are asked."""
+        ...
+
+    def switch(self, *, on: bool, now: float) -> None:
+        """Throw the kill switch of all agents."""
+        ...
+
+    def invalidate(self, repository: Repository, tag: Tag, now: float) -> None:
+        """Let nobody believe any more what was verified of a tag."""
+        ...
+
+
+def control_routes(agent: Agent, agents: Agents, clock: Callable[[], float]) -> list[Route]:
     """The routes to add to the client face."""
 
     async def mirroring(request: Request) -> Response:
         if request.method == "POST":
-            switch.switch(on=read_flag(request.query_params.get("on", "")))
-        return _json({"mirroring": switch.mirroring})
+            on = read_flag(request.query_params.get("on", ""))
+            if read_flag(request.query_params.get("everywhere", "false")):
+                agents.switch(on=on, now=clock())
+            else:
+                agent.switch(on=on)
+        return _json({"here": agent.mirroring, "everywhere": agents.mirroring})
 
     async def invalidation(request: Request) -> Response:
         repository, reference = parse_image_name(request.query_params.get("image", ""))
         if not isinstance(reference, Tag):
             raise InvalidReferenceError("a digest always means the same: name a tag")
-        invalidate(repository, reference)
+        agents.invalidate(repository, reference, clock())
         return _json({"image": f"{repository}:{reference}"})
 
     return [

@@ -37,11 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class LiveObserver(Protocol):
-    """Is told what is in force, for metrics."""
-
-    def mirroring(self, *, on: bool) -> None:
-        """Whether anything is mirrored."""
-        ...
+    """Is told what became of the settings, for metrics."""
 
     def reloaded(self, *, good: bool) -> None:
         """The settings were read again."""
@@ -74,7 +70,7 @@ class LiveSettings:
 
     @property
     def mirroring(self) -> bool:
-        """Whether anything is mirrored."""
+        """Whether anything is mirrored, as far as this agent's own kill switch goes."""
         return self._mirroring
 
     def switch(self, *, on: bool) -> None:
@@ -83,7 +79,6 @@ class LiveSettings:
             log.warning("mirroring is %s", "on" if on else "off: every pull is answered with 404")
         self._mirroring = on
         self._policy = replace(self._policy, mirroring=on)
-        self._observer.mirroring(on=on)
 
     def reload(self) -> None:
         """Read the settings again, soon."""

@@ -98,7 +98,7 @@ class Metrics:
         )
         self._gauge("build_info", "Always 1; the version is in the label.", "version").labels(version).set(1)
         ProcessCollector(registry=self.registry)
-        self.mirrors = self._gauge("mirroring", "Whether anything is mirrored (the kill switch).")
+        self.mirroring = self._gauge("mirroring", "Whether anything is mirrored (the kill switch).")
         self.reloads = self._counter("reloads", "Times that the settings were read again while it ran.", "result")
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
@@ -129,6 +129,10 @@ class Metrics:
     def watch_store(self, answers: Callable[[], bool]) -> None:
         """Export whether the store's runtime answers; it is read at each scrape."""
         self.store_answers.set_function(answers)
+
+    def show_mirroring(self, mirroring: Callable[[], bool]) -> None:
+        """Export whether anything is mirrored; it is read at each scrape."""
+        self.mirroring.set_function(mirroring)
 
     def count_transfers(self, transfers: Callable[[], int]) -> None:
         """Export how many objects are in flight; it is read at each scrape."""
@@ -254,14 +258,10 @@ class SuspicionObserver:
 
 
 class LiveObserver:
-    """Tells which settings are in force (a `mirror.live.LiveObserver`)."""
+    """Counts reloads (a `mirror.live.LiveObserver`)."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-
-    def mirroring(self, *, on: bool) -> None:
-        """Set the kill switch."""
-        self._metrics.mirrors.set(on)
 
     def reloaded(self, *, good: bool) -> None:
         """Count a reload."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mirror.authorization import Authorization
-    from mirror.cluster import Known
+    from mirror.elements import Known
     from mirror.oci import Repository
     from mirror.policy import Policy
     from mirror.source import Request, Source

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from gossip import Status, Visibility
-from mirror.cluster import content_key
+from mirror.elements import content_key
 from mirror.local_api import QuestionError
 from mirror.oci import Digest, InvalidReferenceError, Tag, parse_image_name
 from mirror.version import installed_version

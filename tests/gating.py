@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirror.authorization import Attesting, Authorization
-from mirror.cluster import Known
+from mirror.elements import Known
 from mirror.gate import Gate
 from mirror.listings import Lists
 from mirror.oci import Digest, Repository, Tag

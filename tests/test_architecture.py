@@ -40,7 +40,7 @@ PURE_GOSSIP = (
     "transfer",
 )
 """The protocol: no clock, no sockets, no chance of its own. Its inputs are arguments, its outputs return values."""
-PURE_MIRROR = ("choice", "election", "errors", "load", "oci", "peer_mac", "policy", "toml_lines")
+PURE_MIRROR = ("choice", "election", "elements", "errors", "load", "oci", "peer_mac", "policy", "toml_lines")
 IMPURE = {"aiohttp", "aiozmq", "asyncio", "logging", "os", "socket", "subprocess", "threading", "time", "zmq"}
 RANDOM_ALLOWED = {"Random"}
 

@@ -25,11 +25,14 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
     mirroring = commands.add_parser(
         "mirroring",
-        help="the kill switch of this machine's agent",
+        help="the kill switch, of this machine's agent or of all",
         description="off: the agent answers 404 to every pull at once, so that the runtime asks the registries itself, "
-        "until it is switched on or started again. For all agents, set mirroring = false in their configuration file.",
+        "until it is switched on, or (unless everywhere) started again. Exit code: 0 done, 1 it cannot be.",
     )
     mirroring.add_argument("state", nargs="?", choices=("on", "off"), help="without it, tell how it stands")
+    mirroring.add_argument(
+        "--everywhere", action="store_true", help="all agents of the cluster, also those that come later"
+    )
     add_agent_option(mirroring)
     mirroring.set_defaults(run=_mirroring)
 
@@ -45,10 +48,14 @@ def _invalidate(options: argparse.Namespace) -> int:
 
 
 def _mirroring(options: argparse.Namespace) -> int:
+    query = {"on": options.state} if options.state else {}
+    if query and options.everywhere:
+        query["everywhere"] = "true"
     try:
-        answer = control_agent(options.agent, "mirroring", **({"on": options.state} if options.state else {}))
+        answer = control_agent(options.agent, "mirroring", **query)
     except AgentError as error:
         complain(error)
         return 1
-    print(f"mirroring is {'on' if answer['mirroring'] else 'off'}")
+    for where, name in (("here", "on this node"), ("everywhere", "on all nodes")):
+        print(f"mirroring is switched {'on' if answer[where] else 'off'} {name}")
     return 0

@@ -13,7 +13,8 @@ import aiohttp
 
 from gossip import ClusterSecret, Config
 from gossip import Node as GossipNode
-from mirror.cluster import Cluster, content_key, group_of
+from mirror.cluster import Cluster
+from mirror.elements import content_key, group_of
 from mirror.oci import Digest, Repository, Tag
 from tests.lab import Lab, Node, Registry
 

@@ -18,7 +18,8 @@ import pytest_asyncio
 
 from gossip import ClusterSecret, Config
 from gossip import Node as GossipNode
-from mirror.cluster import PEER_PORT, content_key, group_of
+from mirror.cluster import PEER_PORT
+from mirror.elements import content_key, group_of
 from mirror.oci import Digest
 from tests.integration import bad_server
 from tests.integration.agents import ROUTER_PORT, SECRET, Agent, eventually

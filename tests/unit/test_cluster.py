@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gossip import Member
 from gossip.or_set import Epoch
-from mirror import cluster as cluster_module
-from mirror.cluster import VERIFIED_S_MAX, Cluster, Known, TagElement, Word, content_key, group_of, tag_group
+from mirror.cluster import Cluster
+from mirror.elements import TagElement, Word, content_key, group_of, tag_group
 from mirror.oci import Digest, Repository, Tag
 from mirror.stores import ContentAdded, ContentRemoved, StoreEvent, TagRemoved, TagSet
 
@@ -56,10 +54,6 @@ def node() -> FakeNode:
 
 def stored(digest: Digest, at: int) -> bytes:
     return TagElement(Word.STORED, at, digest, tag_group(REPOSITORY, TAG)).key
-
-
-def verified(digest: Digest, at: int) -> bytes:
-    return TagElement(Word.VERIFIED, at, digest, tag_group(REPOSITORY, TAG)).key
 
 
 def cluster(node: FakeNode) -> Cluster:
@@ -115,88 +109,3 @@ def test_a_holder_is_reached_at_the_address_and_port_of_its_record(node: FakeNod
     assert [holder.suspect for holder in holders] == [False, True]
     assert holders[0].target.epoch == "3.14"
     assert holders[0].zone == "zone-a"
-
-
-NOW = 1_000_000
-
-
-def test_verified_and_stored_meanings_are_told_apart_and_the_latest_of_each_counts(node: FakeNode) -> None:
-    node.keys = {verified(OLD, NOW - 50), verified(NEW, NOW - 10), stored(OLD, NOW - 1), stored(NEW, NOW - 2)}
-    known = cluster(node).known(REPOSITORY, TAG, NOW)
-    assert known == Known(NEW, NOW - 10, OLD)
-    assert known.last == NEW, "a store that dated its old image anew does not make the cluster stale"
-    assert known.fresh(NOW, 11) == NEW
-    assert known.fresh(NOW, 10) is None
-
-
-@pytest.mark.parametrize("at", [NOW - VERIFIED_S_MAX, NOW + 3600])
-def test_what_was_verified_long_ago_or_by_a_wrong_clock_counts_for_nothing(node: FakeNode, at: int) -> None:
-    node.keys = {verified(NEW, at), stored(OLD, 5)}
-    assert cluster(node).known(REPOSITORY, TAG, NOW).last == OLD
-
-
-def test_what_any_node_said_lately_is_not_said_again(node: FakeNode) -> None:
-    this = cluster(node)
-    node.keys = {verified(OLD, NOW - 5)}
-    this.verified(REPOSITORY, TAG, OLD, NOW, 60)
-    assert node.keys == {verified(OLD, NOW - 5)}
-    this.verified(REPOSITORY, TAG, OLD, NOW + 60, 60)
-    assert node.keys == {verified(OLD, NOW - 5), verified(OLD, NOW + 60)}
-    this.verified(REPOSITORY, TAG, NEW, NOW + 61, 60)
-    assert node.keys == {verified(OLD, NOW - 5), verified(NEW, NOW + 61)}, "of itself, a node keeps the last word"
-
-
-def test_a_meaning_that_another_node_knows_better_is_withdrawn(node: FakeNode) -> None:
-    this = cluster(node)
-    this.verified(REPOSITORY, TAG, OLD, NOW, 60)
-    this.tidy(NOW + 1)
-    assert node.keys == {verified(OLD, NOW)}
-    node.keys.add(verified(NEW, NOW + 2))
-    node.keys.add(stored(NEW, NOW + 3))
-    this.tidy(NOW + 4)
-    node.keys.discard(verified(NEW, NOW + 2))  # that node goes away
-    assert this.known(REPOSITORY, TAG, NOW + 5).last == NEW
-
-
-def test_an_invalidation_outranks_a_clock_that_is_ahead_until_the_registry_is_asked(node: FakeNode) -> None:
-    node.keys = {verified(OLD, NOW + 30)}
-    this = cluster(node)
-    this.invalidate(REPOSITORY, TAG, NOW)
-    assert this.known(REPOSITORY, TAG, NOW).fresh(NOW, 300) is None
-    this.verified(REPOSITORY, TAG, NEW, NOW + 31, 60)
-    assert this.known(REPOSITORY, TAG, NOW + 31).fresh(NOW + 31, 300) == NEW
-
-
-def test_verifying_after_an_invalidation_is_told_at_once(node: FakeNode) -> None:
-    this = cluster(node)
-    this.verified(REPOSITORY, TAG, OLD, NOW, 60)
-    this.invalidate(REPOSITORY, TAG, NOW + 1)
-    this.verified(REPOSITORY, TAG, OLD, NOW + 2, 60)
-    assert this.known(REPOSITORY, TAG, NOW + 2).fresh(NOW + 2, 300) == OLD
-
-
-def test_what_a_node_says_is_bounded_and_goes_after_a_day(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "VERIFIED_MAX", 3)
-    this = cluster(node)
-    for number in range(5):
-        this.verified(REPOSITORY, Tag(f"v{number}"), OLD, NOW + number, 60)
-    assert len(node.keys) == 3
-    this.tidy(NOW + VERIFIED_S_MAX + 10)
-    assert node.keys == set()
-
-
-@given(st.binary(max_size=120), st.sampled_from([b"", b"T", b"V", b"I"]))
-def test_any_element_of_any_member_can_be_read(key: bytes, word: bytes) -> None:
-    group_of(word + key)
-
-
-@given(st.integers(0, 2**63), st.sampled_from([OLD, NEW]), st.sampled_from(Word))
-def test_a_tag_written_is_the_tag_read(at: int, digest: Digest, word: Word) -> None:
-    element = TagElement(word, at, None if word is Word.INVALIDATED else digest, tag_group(REPOSITORY, TAG))
-    assert TagElement.parse(element.key) == element
-    assert group_of(element.key) == b"registry.test:5000/lib/app:v1"
-
-
-def test_content_is_no_tag() -> None:
-    assert group_of(content_key(OLD)) is None
-    assert len(content_key(OLD)) == 33

@@ -15,26 +15,41 @@ from mirror.control import control_routes
 from mirror.oci import Repository, Tag
 from tests.serving import serving
 
+NOW = 1_000_000.0
+
+
+@dataclass
+class Cluster:
+    """A cluster that notes what it was told, and when."""
+
+    mirroring: bool = True
+    invalidated: list[tuple[Repository, Tag]] = field(default_factory=list)
+
+    def switch(self, *, on: bool, now: float) -> None:
+        assert now == NOW
+        self.mirroring = on
+
+    def invalidate(self, repository: Repository, tag: Tag, now: float) -> None:
+        assert now == NOW
+        self.invalidated.append((repository, tag))
+
 
 @dataclass
 class Agent:
     """An agent that notes what it was told."""
 
     mirroring: bool = True
-    invalidated: list[tuple[Repository, Tag]] = field(default_factory=list)
+    cluster: Cluster = field(default_factory=Cluster)
     url: str = ""
 
     def switch(self, *, on: bool) -> None:
         self.mirroring = on
 
-    def invalidate(self, repository: Repository, tag: Tag) -> None:
-        self.invalidated.append((repository, tag))
-
 
 @pytest.fixture
 async def agent() -> AsyncGenerator[Agent]:
     agent = Agent()
-    async with serving(Starlette(routes=control_routes(agent, agent.invalidate))) as agent.url:
+    async with serving(Starlette(routes=control_routes(agent, agent.cluster, lambda: NOW))) as agent.url:
         yield agent
 
 
@@ -51,15 +66,25 @@ async def command(*arguments: str) -> int:
 
 
 async def test_the_kill_switch_is_thrown_and_told(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, state in (([], "on"), (["off"], "off"), ([], "off"), (["on"], "on")):
+    for words, here, everywhere in (
+        ([], True, True),
+        (["off"], False, True),
+        (["on"], True, True),
+        (["off", "--everywhere"], True, False),
+        ([], True, False),
+        (["on", "--everywhere"], True, True),
+    ):
         assert await command("mirroring", *words, "--agent", agent.url) == 0
-        assert capsys.readouterr().out == f"mirroring is {state}\n"
-        assert agent.mirroring is (state == "on")
+        assert capsys.readouterr().out == (
+            f"mirroring is switched {'on' if here else 'off'} on this node\n"
+            f"mirroring is switched {'on' if everywhere else 'off'} on all nodes\n"
+        )
+        assert (agent.mirroring, agent.cluster.mirroring) == (here, everywhere)
 
 
 async def test_a_tag_is_invalidated_by_the_name_people_use(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
     assert await command("invalidate", "nginx:1.27", "--agent", agent.url) == 0
-    assert agent.invalidated == [(Repository("docker.io", "library/nginx"), Tag("1.27"))]
+    assert agent.cluster.invalidated == [(Repository("docker.io", "library/nginx"), Tag("1.27"))]
     assert "docker.io/library/nginx:1.27" in capsys.readouterr().out
 
 
@@ -69,7 +94,7 @@ async def test_what_is_no_tag_is_refused_with_the_reason(
 ) -> None:
     assert await command("invalidate", image, "--agent", agent.url) == 1
     assert "image: " in capsys.readouterr().err
-    assert agent.invalidated == []
+    assert agent.cluster.invalidated == []
 
 
 async def test_web_pages_and_nonsense_throw_no_switch(agent: Agent) -> None:

@@ -143,7 +143,6 @@ async def test_when_it_is_asked_for_the_settings_are_read_at_once(
 async def test_the_kill_switch_holds_until_the_setting_itself_changes(stage: Stage) -> None:
     stage.live.switch(on=False)
     assert not stage.live.policy.mirrors(NGINX, Tag("latest"))
-    assert stage.sample("skvaller_mirroring") == 0
     async with stage.watching():
         stage.write('log_level = "error"\n')
         await soon(lambda: stage.sample("skvaller_reloads_total", result="done") == 1)
@@ -152,7 +151,6 @@ async def test_the_kill_switch_holds_until_the_setting_itself_changes(stage: Sta
         await soon(lambda: stage.sample("skvaller_reloads_total", result="done") == 2)
         stage.write("mirroring = true\n")
         await soon(lambda: stage.live.mirroring)
-    assert stage.sample("skvaller_mirroring") == 1
     assert stage.live.policy.mirrors(NGINX, Tag("latest"))
 
 

@@ -10,7 +10,7 @@ import pytest
 from mirror import tags as tags_module
 from mirror.authorization import Authorization
 from mirror.challenge import Challenge
-from mirror.cluster import Known
+from mirror.elements import Known
 from mirror.errors import NotFoundError, RefusedError, SourceError, UnavailableError
 from mirror.oci import Descriptor, Digest, Kind, Repository, Tag
 from mirror.policy import Authorize, Policy, RegistryPolicy, Unreachable

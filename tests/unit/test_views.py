@@ -17,7 +17,8 @@ import pytest
 from gossip import Config, Node
 from mirror import feed as feed_module
 from mirror.cli import main
-from mirror.cluster import Cluster, TagElement, Word, content_key, group_of, tag_group
+from mirror.cluster import Cluster
+from mirror.elements import TagElement, Word, content_key, group_of, tag_group
 from mirror.feed import Feed
 from mirror.journal import Journal
 from mirror.local_api import PREFIX, create_local_api
