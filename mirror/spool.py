@@ -16,11 +16,14 @@ import logging
 import os
 import tempfile
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import CorruptError
+from mirror.intake import NoRoomError, receive, splice, write_all
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
     from io import FileIO
     from pathlib import Path
@@ -91,13 +94,17 @@ class SpoolFile:
         """Whether `commit` tells if the bytes are right."""
         return self._hash is not None
 
-    async def write(self, chunks: Sequence[bytes | bytearray]) -> bool:
+    async def write(self, chunks: Sequence[bytes]) -> bool:
         """Append bytes; False when the disk does not take them."""
         try:
             return await asyncio.to_thread(self._write, chunks)
         except OSError as error:
             _log.warning("the spool does not take more: %s", error)
             return False
+
+    async def write_from(self, connection: socket.socket, wanted: int) -> int:
+        """Append what comes on a connection; see `mirror.stores.Ingest`."""
+        return await asyncio.to_thread(self._write_from, connection, wanted)
 
     def reader(self) -> int:
         """A descriptor on what was written, the caller's to close; after the first `write`."""
@@ -126,19 +133,36 @@ class SpoolFile:
             finally:
                 self._spool.give_back(self.room)
 
-    def _write(self, chunks: Sequence[bytes | bytearray]) -> bool:
+    def _write(self, chunks: Sequence[bytes]) -> bool:
         with self._lock:
-            if self._ended:
-                return False
-            if self._file is None:
-                self._file = self._spool.make()
-            for chunk in chunks:
-                if self._hash is not None:
-                    self._hash.update(chunk)
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-            return True
+            file = self._open()
+            if file is not None:
+                for chunk in chunks:
+                    self._append(file, chunk)
+            return file is not None
+
+    def _write_from(self, connection: socket.socket, wanted: int) -> int:
+        with self._lock:
+            try:
+                file = self._open()
+            except OSError as error:
+                raise NoRoomError(error.errno, error.strerror) from error
+            if file is None:
+                raise NoRoomError("it was given up")
+            if self._hash is None:
+                return splice(connection, wanted, file.fileno())
+            return receive(connection, wanted, partial(self._append, file))
+
+    def _open(self) -> FileIO | None:
+        """The file, which the first bytes make; None when it was given up."""
+        if self._file is None and not self._ended:
+            self._file = self._spool.make()
+        return None if self._ended else self._file
+
+    def _append(self, file: FileIO, part: bytes | memoryview) -> None:
+        if self._hash is not None:
+            self._hash.update(part)
+        write_all(file, part)
 
     def _punch(self, start: int, stop: int) -> bool:
         with self._lock:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import NoSourceLeftError, UnavailableError
-from mirror.intake import take
+from mirror.intake import BATCH_BYTES, NoRoomError, finished, readable
 from mirror.pieces import FilePiece, SocketPiece, read_piece
 from mirror.source import Content, MemoryBody
 from mirror.spool import PUNCH_BYTES, SpoolFile
@@ -94,8 +94,9 @@ class Transfer:
         self._start = 0  # what lies before was punched out
         self._foremost = 0
         self._readers: set[TransferBody] = set()
-        self._gathered: deque[bytes | bytearray] = deque()
+        self._gathered: deque[bytes] = deque()
         self._gathered_bytes = 0
+        self._drawn: SocketPiece | None = None
         self._fetched = 0  # gathered, on its way to the disk, or written
         self._grown = Bell()
         self._stirred = Bell()  # bytes were gathered or written, a reader moved, the source ended
@@ -254,9 +255,16 @@ class Transfer:
                 self._linger()
 
     async def _read(self) -> None:
+        """Gather chunks while the disk is written to; what is still in a connection is for `_draw`."""
         async with aclosing(self.content.body.pieces()) as pieces:
             async for piece in pieces:
-                async with aclosing(take(piece) if isinstance(piece, SocketPiece) else read_piece(piece)) as chunks:
+                if isinstance(piece, SocketPiece):
+                    self._drawn = piece
+                    self._stirred.ring()
+                    while self._drawn is piece:
+                        await self._stirred.wait()
+                    continue
+                async with aclosing(read_piece(piece)) as chunks:
                     async for chunk in chunks:
                         while self._gathered_bytes >= GATHERED_BYTES_MAX or self._far_ahead():
                             await self._stirred.wait()
@@ -267,21 +275,57 @@ class Transfer:
 
     async def _write(self, reading: asyncio.Task[None]) -> None:
         while self._written < self.size:
-            while not self._gathered:
-                if reading.done():
-                    raise reading.exception() or UnavailableError("the source ended early")
+            if self._gathered:
+                chunks, length = tuple(self._gathered), self._gathered_bytes
+                self._gathered.clear()
+                self._gathered_bytes = 0
+                await self._make_room(length)
+                if not await self._file.write(chunks):
+                    raise UnavailableError("the disk took no more")
+                self._grow(length)
+            elif self._drawn is not None:
+                await self._draw(self._drawn)
+                self._drawn = None
+                self._stirred.ring()
+            elif reading.done():
+                raise reading.exception() or UnavailableError("the source ended early")
+            else:
                 await self._stirred.wait()
-            chunks, length = tuple(self._gathered), self._gathered_bytes
-            self._gathered.clear()
-            self._gathered_bytes = 0
-            await self._make_room(length)
-            if not await self._file.write(chunks):
-                raise UnavailableError("the disk took no more")
-            if self.descriptor < 0:
-                self.descriptor = self._file.reader()
-            self._written += length
-            self._stirred.ring()
-            self._grown.ring()
+
+    async def _draw(self, piece: SocketPiece) -> None:
+        """Bring what comes on a connection into the file, without seeing it; ends early as `read_piece` does."""
+        full = False
+        while piece.sent < piece.length:
+            while self._far_ahead():
+                await self._stirred.wait()
+            wanted = min(BATCH_BYTES, piece.length - piece.sent)
+            await self._make_room(wanted)
+            try:
+                if not full:
+                    await readable(piece.socket, piece.silence_s)
+                length = await finished(self._file.write_from(piece.socket, wanted))
+            except NoRoomError:
+                raise UnavailableError("the disk took no more") from None
+            except BlockingIOError:
+                full = False
+                continue
+            except OSError as error:
+                piece.failure = str(error)
+                return
+            if not length:
+                piece.failure = f"it ended {piece.length - piece.sent} bytes early"
+                return
+            full = length == wanted
+            piece.sent += length
+            self._fetched += length
+            self._grow(length)
+
+    def _grow(self, length: int) -> None:
+        if self.descriptor < 0:
+            self.descriptor = self._file.reader()
+        self._written += length
+        self._stirred.ring()
+        self._grown.ring()
 
     def _far_ahead(self) -> bool:
         return self._fetched - self._foremost > AHEAD_BYTES_MAX and not self._file.keeps

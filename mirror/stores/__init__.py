@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from mirror.source import Source
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncGenerator, Sequence
 
     from mirror.oci import Digest, Repository, Tag
@@ -69,8 +70,16 @@ class Ingest(Protocol):
         """Whether `commit` finds wrong bytes out."""
         ...
 
-    async def write(self, chunks: Sequence[bytes | bytearray]) -> bool:
+    async def write(self, chunks: Sequence[bytes]) -> bool:
         """Append bytes; False when they were not written, and nothing more will be (the disk is full)."""
+        ...
+
+    async def write_from(self, connection: socket.socket, wanted: int) -> int:
+        """Append what has come on a non-blocking connection, at most `wanted` bytes; how many, 0 at the stream's end.
+
+        Raises `BlockingIOError` when nothing has come, `mirror.intake.NoRoomError` when nothing more will be written,
+        and `OSError` when the connection failed. Nobody else may use the connection meanwhile, nor close it.
+        """
         ...
 
     def reader(self) -> int:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import orjson
 
 from mirror.errors import CorruptError
+from mirror.intake import NoRoomError, receive, write_all
 from mirror.oci import (
     MANIFEST_BYTES_MAX,
     OCTET_STREAM,
@@ -40,6 +41,7 @@ from mirror.stores.layout_index import BrokenIndexError, LayoutIndex
 from mirror.stores.origins import note_origins, read_origins
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable, Sequence
     from io import FileIO
     from pathlib import Path
@@ -273,11 +275,24 @@ class PartialBlob:
         self._ended = False
         self._file: FileIO | None = None
 
-    def write(self, chunks: Sequence[bytes | bytearray]) -> bool:
+    def write(self, chunks: Sequence[bytes]) -> bool:
         """Append bytes; whether it did, which it does no more once the blob was given up."""
         with self._lock:
-            self._append(chunks)
+            try:
+                for chunk in chunks:
+                    self._append(chunk)
+            except NoRoomError as error:
+                self._give_up(str(error))
             return not self._ended
+
+    def write_from(self, connection: socket.socket, wanted: int) -> int:
+        """Append what has come on a connection; see `mirror.stores.Ingest`."""
+        with self._lock:
+            try:
+                return receive(connection, wanted, self._append)
+            except NoRoomError as error:
+                self._give_up(str(error))
+                raise
 
     def reader(self) -> int:
         """A descriptor on what was written, the caller's to close; after a `write` that succeeded."""
@@ -309,25 +324,21 @@ class PartialBlob:
         with self._lock:
             self._end()
 
-    def _append(self, chunks: Sequence[bytes | bytearray]) -> None:
-        if self._ended:
-            return
-        self._size += sum(map(len, chunks))
-        if self._size > self._bytes_max:
-            self._give_up(f"it is larger than the store's limit of {self._bytes_max} bytes")
-            return
-        try:
-            if self._file is None:
+    def _append(self, part: bytes | memoryview) -> None:
+        self._size += len(part)
+        if self._ended or self._size > self._bytes_max:
+            raise NoRoomError(f"it is larger than the store's limit of {self._bytes_max} bytes")
+        if self._file is None:
+            try:
                 self._file = self._temporary.open("x+b", buffering=0)
-            for chunk in chunks:
-                self._hash.update(chunk)
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self._give_up(str(error))
+            except OSError as error:
+                raise NoRoomError(error.errno, error.strerror) from error
+        self._hash.update(part)
+        write_all(self._file, part)
 
     def _give_up(self, reason: str) -> None:
+        if self._ended:
+            return
         _log.warning("%s is not kept: %s", self.digest, reason)
         self._end()
 

@@ -27,9 +27,10 @@ from mirror.source import Content, FileBody
 from mirror.stores import ContentAdded, ContentRemoved, TagRemoved, TagSet
 from mirror.stores.layout_files import LayoutFiles, PartialBlob, digest_of
 from mirror.stores.layout_index import BrokenIndexError, LayoutIndex, TagName, TagRecord
+from mirror.stores.layout_ingest import LayoutIngest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, Collection, Coroutine
     from pathlib import Path
 
     from mirror.oci import Repository
@@ -355,39 +356,6 @@ class OciLayout:
             self._adopt(await asyncio.to_thread(self._files.read_index))
         except (BrokenIndexError, OSError) as error:
             _log.warning("%s is not read: %s", self._files.index, error)
-
-
-class LayoutIngest:
-    """An object on its way into the directory; see `mirror.stores.Ingest`."""
-
-    keeps = True
-    verifies = True
-
-    def __init__(self, blob: PartialBlob, end: Callable[..., Awaitable[bool]]) -> None:
-        self._blob = blob
-        self._end = end
-        self._ended = False
-
-    async def write(self, chunks: Sequence[bytes | bytearray]) -> bool:
-        """Hash and write bytes, in a thread."""
-        return not self._ended and await asyncio.to_thread(self._blob.write, chunks)
-
-    def reader(self) -> int:
-        """A descriptor that reads what was written, also after the object was kept or given up."""
-        return self._blob.reader()
-
-    async def commit(self) -> bool:
-        """Keep the object if its bytes have its digest; false when the disk was full, or after `abort`."""
-        if self._ended:
-            return False
-        self._ended = True
-        return await self._end(self._blob, keep=True)
-
-    async def abort(self) -> None:
-        """Give the object up."""
-        if not self._ended:
-            self._ended = True
-            await self._end(self._blob, keep=False)
 
 
 def _close(opening: asyncio.Future[tuple[int, Descriptor] | None]) -> None:

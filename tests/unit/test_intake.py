@@ -1,70 +1,128 @@
-"""Bytes from a connection in large chunks: all of them, in order, and no waiting for those who are silent."""
+"""Bytes from a connection into a file: all of them, in order, in large batches, and no waiting for who is silent."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import socket
+import struct
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from mirror.intake import CHUNK_BYTES, take
-from mirror.pieces import SocketPiece
+from mirror import intake
+from mirror.intake import BATCH_BYTES, GATHER_S, NoRoomError, finished, readable, receive, splice
 
-DATA = random.Random(2).randbytes(5_000_000)
+DATA = random.Random(2).randbytes(9_000_000)
+Take = Callable[[socket.socket, int], int]
 
 
-@asynccontextmanager
-async def piece_of(length: int, silence_s: float = 5.0) -> AsyncGenerator[tuple[SocketPiece, socket.socket]]:
-    """A piece of that length, and the connection's other end."""
-    ours, theirs = socket.socketpair()
+@contextmanager
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection, non-blocking on our side, and its other end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    theirs = socket.create_connection(listener.getsockname())
+    ours, _ = listener.accept()
+    listener.close()
     with ours, theirs:
         ours.setblocking(False)
-        theirs.setblocking(False)
-        yield SocketPiece(ours, length, silence_s), theirs
+        yield ours, theirs
 
 
-async def taken(piece: SocketPiece) -> list[bytes]:
-    return [bytes(chunk) async for chunk in take(piece)]
+@pytest.fixture(params=["receive", "splice"])
+def take(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Take]:
+    """Either way of bringing bytes into the file `taken`."""
+    with (tmp_path / "taken").open("wb", buffering=0) as file:
+
+        def write(part: memoryview) -> None:
+            assert file.write(part) == len(part)
+
+        if request.param == "receive":
+            yield lambda connection, wanted: receive(connection, wanted, write)
+        else:
+            yield lambda connection, wanted: splice(connection, wanted, file.fileno())
 
 
-async def test_all_bytes_come_in_order_and_in_large_chunks() -> None:
-    async with piece_of(len(DATA)) as (piece, other):
-        sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(other, DATA + b"the next answer"))
-        chunks = await taken(piece)
-        await sending
-        assert b"".join(chunks) == DATA
-        assert piece.sent == len(DATA)
-        assert max(map(len, chunks)) <= CHUNK_BYTES
-        assert piece.socket.recv(100) == b"the next answer"
+def test_all_bytes_come_in_order_and_no_more_than_wanted(take: Take, tmp_path: Path) -> None:
+    with pair() as (ours, theirs):
+        sending = threading.Thread(target=theirs.sendall, args=(DATA + b"the next answer",))
+        sending.start()
+        left, batches = len(DATA), []
+        while left:
+            try:
+                batches.append(take(ours, left))
+            except BlockingIOError:
+                continue
+            left -= batches[-1]
+        sending.join()
+        assert ours.recv(100) == b"the next answer"
+    assert (tmp_path / "taken").read_bytes() == DATA
+    assert 0 < max(batches) <= BATCH_BYTES
 
 
-async def test_a_source_that_ends_early_gives_what_it_gave() -> None:
-    async with piece_of(1000) as (piece, other):
-        other.sendall(b"x" * 400)
-        other.close()
-        assert b"".join(await taken(piece)) == b"x" * 400
-        assert (piece.sent, piece.failure) == (400, "it ended 600 bytes early")
+def test_what_the_source_gave_before_its_end_is_kept(take: Take, tmp_path: Path) -> None:
+    with pair() as (ours, theirs):
+        theirs.sendall(b"x" * 400)
+        theirs.close()
+        time.sleep(0.05)
+        assert take(ours, 1000) == 400
+        assert take(ours, 600) == 0
+    assert (tmp_path / "taken").read_bytes() == b"x" * 400
 
 
-async def test_a_silent_source_costs_no_thread_and_ends_in_time() -> None:
-    async with piece_of(1000, silence_s=0.2) as (piece, other):
-        other.sendall(b"x")
-        before = threading.active_count()
-        assert await taken(piece) == [b"x"]
-        assert threading.active_count() <= before + 1
-        assert "silent" in piece.failure
+def test_what_the_source_gave_before_it_failed_is_kept(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pair() as (ours, theirs):
+        theirs.sendall(b"x")
+        time.sleep(0.05)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        monkeypatch.setattr(time, "sleep", lambda _: theirs.close())  # resets the connection while more is waited for
+        assert take(ours, 10) == 1
+        assert take(ours, 9) == 0
 
 
-async def test_whoever_gives_up_may_close_the_connection_at_once() -> None:
-    async with piece_of(1000) as (piece, other):
-        other.sendall(b"x")
-        taking = asyncio.create_task(taken(piece))
-        await asyncio.sleep(0.002)
-        taking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await taking
-        piece.socket.close()
+def test_a_silent_source_is_not_waited_for(take: Take) -> None:
+    with pair() as (ours, _):
+        before = time.monotonic()
+        with pytest.raises(BlockingIOError):
+            take(ours, 10)
+        assert time.monotonic() - before < GATHER_S + 1
+
+
+def test_a_full_disk_is_no_fault_of_the_source() -> None:
+    with pair() as (ours, theirs), open("/dev/full", "wb", buffering=0) as file:  # noqa: PTH123
+        fills: list[Callable[[], int]] = [
+            lambda: receive(ours, 10, lambda part: intake.write_all(file, part)),
+            lambda: splice(ours, 10, file.fileno()),
+        ]
+        for fill in fills:
+            theirs.sendall(b"x")
+            asyncio.run(readable(ours, 5))
+            with pytest.raises(NoRoomError):
+                fill()
+
+
+async def test_silence_ends_the_wait_for_a_source() -> None:
+    with pair() as (ours, theirs):
+        with pytest.raises(TimeoutError, match=r"silent for 0\.2 s"):
+            await readable(ours, 0.2)
+        theirs.sendall(b"x")
+        await readable(ours, 5)
+
+
+async def test_work_with_a_connection_is_over_when_its_cancellation_is() -> None:
+    done = threading.Event()
+
+    def work() -> None:
+        time.sleep(0.1)
+        done.set()
+
+    working = asyncio.create_task(finished(asyncio.to_thread(work)))
+    await asyncio.sleep(0.02)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert done.is_set()
