@@ -1,8 +1,8 @@
 """The text of a hosts.toml with the mirror in it: our block is put in or taken out, the rest is not touched.
 
 containerd asks the hosts of a hosts.toml in the order of their tables, so our block goes in front of the first
-table and keeps to two comment lines that mark it. What containerd will read is compared with what it read before:
-the only difference may be our host, and it comes first. Nothing here does I/O.
+table, or to the end, and keeps to two comment lines that mark it. What containerd will read is compared with what it
+read before: the only difference may be our host, in its place. Nothing here does I/O.
 
 Source: containerd docs/hosts.md, and core/remotes/docker/config/hosts.go for the order.
 """
@@ -13,6 +13,8 @@ import re
 import tomllib
 from dataclasses import dataclass
 from typing import Any, Final
+
+from mirror.atomic_files import FileTextError
 
 CAPABILITIES: Final = ("pull", "resolve")
 
@@ -26,7 +28,7 @@ _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 _COMMENT_ABOVE = re.compile(r"(?:^[ \t]*#[^\n]*\n)+\Z", re.MULTILINE)
 
 
-class HostsTextError(ValueError):
+class HostsTextError(FileTextError):
     """The text cannot take the block, or the block in it is damaged; says why. Nothing was changed."""
 
 
@@ -49,10 +51,10 @@ class Made:
     directories: int = 0
 
 
-def with_block(text: str, mirror: Mirror, made: Made) -> str:
-    """`text`, which has no block, with ours in it. Raises `HostsTextError`."""
+def with_block(text: str, mirror: Mirror, made: Made, *, first: bool = True) -> str:
+    """`text`, which has no block, with ours in it, before the other hosts or behind them. Raises `HostsTextError`."""
     before = _parse(text, "it is not valid TOML")
-    position = _first_table(text)
+    position = _first_table(text) if first else len(text)
     server = mirror.server if made.file and "server" not in before else None
     gap = "" if position == 0 or text[position - 1] == "\n" else "\n"
     result = text[:position] + gap + _block(mirror.url, server, made, added_line_end=bool(gap)) + text[position:]
@@ -64,8 +66,11 @@ def with_block(text: str, mirror: Mirror, made: Made) -> str:
     expected = {**before, "host": {**ours, **hosts}}
     if server is not None:
         expected["server"] = server
-    if after != expected or list(after["host"]) != [mirror.url, *hosts]:
-        raise HostsTextError("there is no place in it where the mirror would be asked first and all else stay")
+    order = [mirror.url, *hosts] if first else [*hosts, mirror.url]
+    if after != expected or list(after["host"]) != order:
+        raise HostsTextError(
+            f"there is no place in it where the mirror would be asked {'first' if first else 'last'} and all else stay"
+        )
     return result
 
 

@@ -6,25 +6,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.commands import Commands
+from mirror.settings import SettingsError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from mirror.hosts import Change
+    from mirror.atomic_files import Change
 
 CERTS_DIR = Path("/etc/containerd/certs.d")
+REGISTRIES_CONF = Path("/etc/containers/registries.conf")
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
     """Declare both commands."""
     configure = commands.add_parser(
         "configure",
-        help="lead containerd to the agent",
+        help="lead the runtime to the agent",
         description="Write the mirror into containerd's hosts.toml files: a marked block in front of what is there, "
-        "for every registry (_default) and for each that has a directory of its own. Nothing else is touched.",
+        "for every registry (_default) and for each that has a directory of its own. With --runtime podman, write a "
+        "drop-in for registries.conf, for the registries that are named. Nothing else is touched. Exit code: 0 done, "
+        "1 something could not be done and was left as it was.",
     )
-    _add_certs_dir(configure)
+    configure.add_argument(
+        "--runtime",
+        action="append",
+        choices=("containerd", "podman"),
+        help="who is led to the agent; podman stands for skopeo, Buildah and CRI-O too. May be repeated "
+        "[default: containerd]",
+    )
+    _add_places(configure)
     configure.add_argument(
         "--mirror",
         default="http://127.0.0.1:29990",
@@ -36,43 +47,76 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="NAME[=URL]",
-        help="also make a directory for this registry; URL says where containerd finds it when the mirror does not "
-        "answer, if that is not https://NAME. May be repeated",
+        help="for containerd also make a directory for this registry; URL says where it is when the mirror does not "
+        "answer, if that is not https://NAME. podman is led to the mirror for these alone. May be repeated",
+    )
+    configure.add_argument(
+        "--mode",
+        choices=("prepend", "append", "keep"),
+        default="prepend",
+        help="where other mirrors are configured already: before them, behind them, or leave those registries as they "
+        "are [default: %(default)s]",
+    )
+    configure.add_argument(
+        "--only-named",
+        action="store_true",
+        help="lead containerd to the agent for the registries that --registry names, and for no other",
     )
     configure.set_defaults(run=_configure)
 
     cleanup = commands.add_parser(
         "cleanup",
         help="undo configure",
-        description="Take the mirror out of containerd's hosts.toml files again; everything else stays byte for byte.",
+        description="Take the mirror out of containerd's hosts.toml files again, and remove the drop-in for "
+        "registries.conf; everything else stays byte for byte.",
     )
-    _add_certs_dir(cleanup)
+    _add_places(cleanup)
     cleanup.set_defaults(run=_cleanup)
 
 
 def _configure(options: argparse.Namespace) -> int:
-    from mirror.hosts import ConfigureOptions, configure
+    from mirror import hosts, registries_conf
 
     registries = {}
     for text in options.registry:
         name, _, url = text.partition("=")
         registries[name] = url or None
-    return _report(configure(ConfigureOptions(options.certs_dir, options.mirror, registries)))
+    runtimes = options.runtime or ["containerd"]
+    mode = hosts.Mode(options.mode)
+    for_containerd = hosts.ConfigureOptions(options.certs_dir, options.mirror, registries, mode, options.only_named)
+    changes: list[Change] = []
+    if "containerd" in runtimes:
+        changes += hosts.configure(for_containerd)
+    if "podman" in runtimes:
+        if not registries:
+            raise SettingsError("podman has no mirror for every registry: name some, such as --registry docker.io")
+        names = list(registries)
+        changes += registries_conf.configure(
+            registries_conf.RegistriesConf(options.registries_conf, options.mirror, names, mode)
+        )
+    return _report(changes)
 
 
 def _cleanup(options: argparse.Namespace) -> int:
-    from mirror.hosts import cleanup
+    from mirror import hosts, registries_conf
 
-    return _report(cleanup(options.certs_dir))
+    return _report(hosts.cleanup(options.certs_dir) + registries_conf.cleanup(options.registries_conf))
 
 
-def _add_certs_dir(parser: argparse.ArgumentParser) -> None:
+def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--certs-dir",
         type=Path,
         default=CERTS_DIR,
         metavar="DIR",
         help="containerd's config_path for registries [default: %(default)s]",
+    )
+    parser.add_argument(
+        "--registries-conf",
+        type=Path,
+        default=REGISTRIES_CONF,
+        metavar="FILE",
+        help="podman's registries.conf; the drop-in goes into the directory FILE.d [default: %(default)s]",
     )
 
 

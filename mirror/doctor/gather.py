@@ -17,10 +17,11 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mirror.atomic_files import FILE_BYTES_MAX
 from mirror.doctor.containerd_config import ConfigFileError, effective, load
 from mirror.doctor.facts import Facts, HostsFile, Probe, Reach, Runtime
 from mirror.errors import UnavailableError
-from mirror.hosts import DEFAULT_DIRECTORY, FILE_NAME, HOSTS_BYTES_MAX
+from mirror.hosts import DEFAULT_DIRECTORY, FILE_NAME
 from mirror.local_client import AgentError, NoAgentError, ask_agent
 from mirror.stores.containerd.runtime import NoCriError, open_runtime
 
@@ -175,7 +176,7 @@ def _read_hosts(certs_dir: Path) -> tuple[HostsFile, ...] | None:
 def _read_hosts_file(directory: str, path: Path) -> HostsFile:
     try:
         with path.open("rb") as file:
-            document = tomllib.loads(file.read(HOSTS_BYTES_MAX).decode())
+            document = tomllib.loads(file.read(FILE_BYTES_MAX).decode())
         hosts = document.get("host", {})
         listed = tuple((url, tuple(map(str, table.get("capabilities", ())))) for url, table in hosts.items())
     except OSError as error:

@@ -43,7 +43,8 @@ class Agent:
             *("--seeds", seeds),
             *("--store", "containerd"),
             *("--containerd-socket", node.socket),
-            *("--registries", " ".join(f"{registry.name}={registry.url}" for registry in registries)),
+            # Under its address too: podman's registries.conf says that it is there.
+            *("--registries", " ".join(f"{each.name}={each.url} {each.address}={each.url}" for each in registries)),
             *extra,
         ]
         self.process = node.process("agent", command, {"PYTHONPATH": str(ROOT)})
@@ -79,6 +80,11 @@ class Agent:
     async def command(self, *arguments: str) -> str:
         """Run one of the product's commands on the node; returns what it printed. Raises `CommandError`."""
         return await self.node.run(*COMMAND, *arguments, environment={"PYTHONPATH": str(ROOT)})
+
+    async def configure_podman(self, registry: str) -> None:
+        """Lead podman and skopeo on the node to the agent, with the product's own command."""
+        places = ("--registries-conf", str(self.node.registries_conf))
+        await self.command("configure", "--runtime", "podman", "--registry", registry, *places)
 
     async def configure_containerd(self) -> None:
         """Lead the node's containerd to the agent, with the product's own command."""

@@ -161,11 +161,17 @@ async def test_skopeo_and_podman_pull_through_the_mirror(cluster: Cluster, via: 
     one, two, _ = cluster.nodes
     await one.pull(image.name)
     await cluster.holds(image, "n1")
-    two.use_mirror("registry.test", "127.0.0.1:29990/registry.test")
+    before = two.registries_conf.read_text()
+    await cluster.agents[1].configure_podman("registry.test")
     cluster.registry.forget()
     await two.pull(image.name, via="skopeo" if via == "skopeo" else "podman")
     assert cluster.registry.bytes_sent() == 0
     assert await cluster.agents[1].metric("skvaller_content_bytes_total", face="client", source="peer") > 10 * MEGABYTE
+    await cluster.agents[1].command(
+        *("cleanup", "--certs-dir", str(two.certs_d), "--registries-conf", str(two.registries_conf))
+    )
+    assert two.registries_conf.read_text() == before
+    assert [path.name for path in two.registries_conf.parent.iterdir()] == ["registries.conf"]
 
 
 async def test_a_private_image_comes_through_the_mirror_for_those_whom_the_registry_lets_in(lab: Lab) -> None:

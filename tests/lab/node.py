@@ -56,7 +56,7 @@ class Node:
         self.certs_d = directory / "certs.d"
         self.content_dir = directory / "root" / "io.containerd.content.v1.content"
         self.processes: list[Process] = []
-        self._registries_conf = directory / "registries.conf"
+        self.registries_conf = directory / "home" / ".config" / "containers" / "registries.conf"
         self._registries: dict[str, tuple[str, list[str]]] = {}
         self.certs_d.mkdir(parents=True)
         self.configure()
@@ -199,15 +199,14 @@ state = "{self.directory}/state"
         storage = self.directory / "podman"
         await self.run(
             *("podman", f"--root={storage}/root", f"--runroot={storage}/run", "pull", "--quiet", image),
-            environment=self._login(image, auth) | {"CONTAINERS_REGISTRIES_CONF": str(self._registries_conf)},
+            environment=self._login(image, auth),
         )
 
     async def _skopeo(self, image: str, auth: tuple[str, str] | None) -> None:
         layout = self.directory / "skopeo"
         shutil.rmtree(layout, ignore_errors=True)
         await self.run(
-            *("skopeo", "--insecure-policy", f"--registries-conf={self._registries_conf}"),
-            *("copy", "--quiet", f"docker://{image}", f"oci:{layout}:pulled"),
+            *("skopeo", "--insecure-policy", "copy", "--quiet", f"docker://{image}", f"oci:{layout}:pulled"),
             environment=self._login(image, auth),
         )
 
@@ -226,7 +225,7 @@ state = "{self.directory}/state"
             return response
 
     def _login(self, image: str, auth: tuple[str, str] | None) -> dict[str, str]:
-        """The environment in which podman and skopeo know these credentials.
+        """The environment in which podman and skopeo read this node's registries.conf, and know these credentials.
 
         The credentials are for the registry's location: these clients look there once registries.conf has led
         them elsewhere than the image's name says, and never send them to a mirror.
@@ -235,7 +234,7 @@ state = "{self.directory}/state"
         location = self._registries[image.partition("/")[0]][0]
         auth_file = self.directory / "auth.json"
         auth_file.write_text(json.dumps({"auths": {location: {"auth": encoded}} if auth else {}}))
-        return {"REGISTRY_AUTH_FILE": str(auth_file)}
+        return {"REGISTRY_AUTH_FILE": str(auth_file), "HOME": str(self.directory / "home")}
 
     def _write_registries_conf(self) -> None:
         lines = []
@@ -243,4 +242,5 @@ state = "{self.directory}/state"
             lines += ["[[registry]]", f'prefix = "{name}"', f'location = "{location}"', "insecure = true"]
             for mirror in mirrors:
                 lines += ["[[registry.mirror]]", f'location = "{mirror}"', "insecure = true"]
-        self._registries_conf.write_text("\n".join([*lines, ""]))
+        self.registries_conf.parent.mkdir(parents=True, exist_ok=True)
+        self.registries_conf.write_text("\n".join([*lines, ""]))

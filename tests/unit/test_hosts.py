@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror.hosts import HOSTS_BYTES_MAX, Action, Change, ConfigureOptions, cleanup, configure
+from mirror.atomic_files import FILE_BYTES_MAX, Action, Change
+from mirror.hosts import ConfigureOptions, Mode, cleanup, configure
 from mirror.hosts_toml import HostsTextError, Made, Mirror, with_block, without_block
 from mirror.settings import SettingsError
 
@@ -116,7 +117,7 @@ REFUSED = {
     "a host that would be asked before ours": b'host."https://c.example".capabilities = ["pull"]\n[x]\n',
     "a block without its end": b'# >>> skvaller >>>\n[host."http://127.0.0.1:29990"]\n',
     "a block without its beginning": b"# <<< skvaller <<<\n",
-    "too large": b"# \n" * (HOSTS_BYTES_MAX // 3 + 1),
+    "too large": b"# \n" * (FILE_BYTES_MAX // 3 + 1),
 }
 
 
@@ -132,6 +133,75 @@ def test_a_file_that_cannot_take_the_mirror_is_told_and_left_alone(tmp_path: Pat
     assert changes["other.example/hosts.toml"].action is Action.CHANGED, "the others go on"
     cleanup(tmp_path)
     assert tree(tmp_path) == original
+
+
+# Where the mirror goes when there are others: what stands for each mode, with @ for the block.
+
+MODES = {
+    "a host": {
+        Mode.PREPEND: '@[host."https://c.example"]\n',
+        Mode.APPEND: '[host."https://c.example"]\n@',
+        Mode.KEEP: '[host."https://c.example"]\n',
+    },
+    "a server, two hosts and a header": {
+        Mode.PREPEND: 'server = "https://r"\n@[host."https://c"]\n[host."https://c".header]\n  x = ["y"]\n[host."https://d"]\n',
+        Mode.APPEND: 'server = "https://r"\n[host."https://c"]\n[host."https://c".header]\n  x = ["y"]\n[host."https://d"]\n@',
+        Mode.KEEP: 'server = "https://r"\n[host."https://c"]\n[host."https://c".header]\n  x = ["y"]\n[host."https://d"]\n',
+    },
+    "no host": dict.fromkeys(Mode, 'server = "https://r.example"\n@'),
+    "nothing": dict.fromkeys(Mode, "@"),
+}
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("texts", MODES.values(), ids=MODES.keys())
+def test_the_mode_says_where_the_mirror_goes(tmp_path: Path, texts: dict[Mode, str], mode: Mode) -> None:
+    file = put(tmp_path, "reg.example/hosts.toml", texts[mode].replace("@", ""))
+    original = tree(tmp_path)
+    for other in Mode:  # from whatever there was before
+        configure(ConfigureOptions(tmp_path, mode=other))
+        configure(ConfigureOptions(tmp_path, mode=mode))
+        assert file.read_text() == texts[mode].replace("@", IN_OPERATORS_FILE)
+        assert {change.action for change in configure(ConfigureOptions(tmp_path, mode=mode))} <= {
+            Action.UNCHANGED,
+            Action.SKIPPED,
+        }
+    cleanup(tmp_path)
+    assert tree(tmp_path) == original
+
+
+def test_only_named_registries_are_mirrored_when_that_is_asked_for(tmp_path: Path) -> None:
+    put(tmp_path, "a.example/hosts.toml", 'server = "https://a.example"\n')
+    put(tmp_path, "b.example/hosts.toml", 'server = "https://b.example"\n')
+    original = tree(tmp_path)
+    configure(ConfigureOptions(tmp_path))
+    changes = configure(ConfigureOptions(tmp_path, registries={"a.example": None, "c.example": None}, only_named=True))
+    assert outcome(changes, tmp_path) == {
+        "a.example/hosts.toml": Action.UNCHANGED,
+        "c.example/hosts.toml": Action.CREATED,
+        "b.example/hosts.toml": Action.RESTORED,
+        "_default/hosts.toml": Action.REMOVED,
+    }
+    assert not (tmp_path / "_default").exists()
+    cleanup(tmp_path)
+    assert tree(tmp_path) == original
+    with pytest.raises(SettingsError, match="none is named"):
+        ConfigureOptions(tmp_path, only_named=True)
+
+
+@pytest.mark.parametrize("registry", ["[::1]:5000", "[2001:db8::1]:443"])
+def test_a_registry_on_an_ipv6_address_has_the_directory_that_containerd_reads(tmp_path: Path, registry: str) -> None:
+    configure(ConfigureOptions(tmp_path, "http://[::1]:29990", {registry: f"http://{registry}"}))
+    document = tomllib.loads((tmp_path / registry / "hosts.toml").read_text())
+    assert document == {
+        "server": f"http://{registry}",
+        "host": {"http://[::1]:29990": {"capabilities": ["pull", "resolve"]}},
+    }
+    cleanup(tmp_path)
+    host, _, port = registry.rpartition(":")
+    (tmp_path / f"{host}_{port}_").mkdir()
+    configure(ConfigureOptions(tmp_path, registries={registry: None}))
+    assert not (tmp_path / registry).exists()
 
 
 # The tree
