@@ -1,10 +1,10 @@
 """Leads podman, skopeo, Buildah and CRI-O to the mirror, with a drop-in of our own for their registries.conf.
 
 These clients do not say which registry they mean, so they are led to a path that begins with its name
-(`127.0.0.1:29990/docker.io`), and they have no mirror for every registry, so each has to be named. A `[[registry]]`
-table in a later file replaces the one of the same prefix in earlier ones as a whole. So our file, which sorts behind
-the others, repeats what the operator has for the registries that are named, with the mirror added; nothing else is
-touched.
+(`127.0.0.1:29990/docker.io`), in which a registry's port cannot stand. And they have no mirror for every registry, so
+each has to be named. A `[[registry]]` table in a later file replaces the one of the same prefix in earlier ones as a
+whole. So our file, which sorts behind the others, repeats what the operator has for the registries that are named, with
+the mirror added; nothing else is touched.
 
 Their credentials are for the registry and never for a mirror: what is private comes from the registry itself.
 
@@ -101,6 +101,8 @@ def text_with_mirror(
                 skipped[prefix] = f"{wildcard} stands for it; give it a [[registry]] of its own"
             elif table.get("blocked"):
                 skipped[prefix] = "it is blocked"
+            elif ":" in str(table.get("location") or prefix):
+                skipped[prefix] = "it is at a port, and that cannot stand in a path"
             elif table.get("mirror") and mode is Mode.KEEP:
                 skipped[prefix] = "it has mirrors of its own, which are kept"
             else:

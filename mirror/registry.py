@@ -69,7 +69,7 @@ def create_registry(
             Route("/v2/{name:path}/tags/list", listing, methods=["GET"]),
             Route("/v2/{name:path}/referrers/{subject}", listing, methods=["GET"]),
         ]
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v2/{name:path}/blobs/{reference}", _Endpoint(registry.blob), methods=["GET"]),
             Route("/v2/{name:path}/manifests/{reference}", _Endpoint(registry.manifest), methods=["GET"]),
@@ -79,6 +79,8 @@ def create_registry(
         exception_handlers={HTTPException: registry.http_error},
         middleware=list(middleware),
     )
+    app.router.redirect_slashes = False  # the specification knows no such redirects, and they repeat the Host header
+    return app
 
 
 class Registry:

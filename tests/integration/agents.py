@@ -43,8 +43,7 @@ class Agent:
             *("--seeds", seeds),
             *("--store", "containerd"),
             *("--containerd-socket", node.socket),
-            # Under its address too: podman's registries.conf says that it is there.
-            *("--registries", " ".join(f"{each.name}={each.url} {each.address}={each.url}" for each in registries)),
+            *("--registries", " ".join(f"{registry.name}={registry.url}" for registry in registries)),
             *extra,
         ]
         self.process = node.process("agent", command, {"PYTHONPATH": str(ROOT)})

@@ -161,7 +161,9 @@ async def test_skopeo_and_podman_pull_through_the_mirror(cluster: Cluster, via: 
     one, two, _ = cluster.nodes
     await one.pull(image.name)
     await cluster.holds(image, "n1")
-    before = two.registries_conf.read_text()
+    # Without the lab's own words on where the registry is: a port cannot stand in the path that leads to it.
+    before = "# Nothing special.\n"
+    two.registries_conf.write_text(before)
     await cluster.agents[1].configure_podman("registry.test")
     cluster.registry.forget()
     await two.pull(image.name, via="skopeo" if via == "skopeo" else "podman")

@@ -45,18 +45,20 @@ SITUATIONS: dict[str, tuple[str, list[str], list[dict[str, Any]]]] = {
         [{"prefix": "docker.io", "location": "docker.io", "mirror": [ours("docker.io")]}],
     ),
     "settings of the registry": (
-        '[[registry]]\nlocation = "reg.example:5000"\ninsecure = true\nmirror-by-digest-only = true\n',
-        ["reg.example:5000"],
+        '[[registry]]\nlocation = "reg.example"\ninsecure = true\nmirror-by-digest-only = true\n',
+        ["reg.example"],
         [
             {
-                "prefix": "reg.example:5000",
-                "location": "reg.example:5000",
+                "prefix": "reg.example",
+                "location": "reg.example",
                 "insecure": True,
                 "mirror-by-digest-only": True,
-                "mirror": [ours("reg.example:5000")],
+                "mirror": [ours("reg.example")],
             }
         ],
     ),
+    "a registry at a port, for which there is no path": ("", ["reg.example:5000"], []),
+    "a location at a port": ('[[registry]]\nprefix = "a.example"\nlocation = "b.example:5000"\n', ["a.example"], []),
     "other mirrors come after ours": (
         (
             '[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\n'
