@@ -26,12 +26,16 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te",
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request that came to a registry, and what was sent back; `body_bytes` is what left, even of a part."""
+    """A request that came to a registry, and what was sent back; `body_bytes` is what left, even of a part.
+
+    `client` is the name of the program that asked, and the address it came from.
+    """
 
     method: str
     path: str
     status: int
     body_bytes: int
+    client: str
 
 
 class Front:
@@ -86,7 +90,8 @@ class Front:
         except aiohttp.ClientConnectorError:
             response = web.Response(status=502, text="the registry behind the front is down")
         finally:
-            self.exchanges.append(Exchange(request.method, request.path, response.status, sent))
+            client = f"{request.headers.get('User-Agent', '').partition('/')[0]} {request.remote}"
+            self.exchanges.append(Exchange(request.method, request.path, response.status, sent, client))
         return response
 
 
