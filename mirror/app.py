@@ -173,7 +173,9 @@ async def create_servers(
     mac = PeerMac(*secret.derive_all(KEY_LABEL)) if secret else None
     standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
     index = TrustedIndex(cluster, suspicion)
-    peers = await stack.enter_async_context(Peers(index, mac, standing, settings.name))
+    peers = await stack.enter_async_context(
+        Peers(index, mac, standing, settings.name, fetched=metrics.fetched_from_peer)
+    )
     upstream = await stack.enter_async_context(Upstream(live.registries))
     registries = Metered(upstream, metrics.fetched)
     spool = Spool(settings.spool_dir, settings.spool_bytes_max)

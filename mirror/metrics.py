@@ -77,6 +77,9 @@ class Metrics:
             "source",
             "zone",
         )
+        self.peer_bytes = self._counter(
+            "peer_bytes", "Bytes of content fetched from peers, in this zone or others.", "zone"
+        )
         self.upstream_bytes = self._counter("upstream_bytes", "Bytes of content fetched from registries.", "registry")
 
         self.misses = self._counter("misses", "Sources that did not give an object, and why.", "source", "reason")
@@ -121,6 +124,10 @@ class Metrics:
     def fetched(self, registry: str, size: int) -> None:
         """Count bytes that came from a registry."""
         self.upstream_bytes.labels(self.registry_label(registry)).inc(size)
+
+    def fetched_from_peer(self, zone: str, size: int) -> None:
+        """Count bytes that came from a peer in a zone."""
+        self.peer_bytes.labels("same" if zone == self.zone else "other").inc(size)
 
     def store_event(self, event: StoreEvent) -> None:
         """Count a change in the node's store."""

@@ -28,6 +28,7 @@ from mirror.load import (
 )
 from mirror.peer_client import PeerClient
 from mirror.peer_mac import HEADER
+from mirror.pieces import moved
 from mirror.source import Content
 from mirror.trail import ID_HEADER, READER_HEADER, What
 from mirror.verified import open_verified
@@ -76,10 +77,22 @@ class Index(Protocol):
 
 
 class Peers:
-    """Content from other nodes (a `Source`), by digest only. They are told this node's `name`, to show it."""
+    """Content from other nodes (a `Source`), by digest only. They are told this node's `name`, to show it.
 
-    def __init__(self, index: Index, mac: PeerMac | None, standing: Standing, name: str = "") -> None:
+    `fetched` is told in which zone a peer is, and how many bytes came from it.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        mac: PeerMac | None,
+        standing: Standing,
+        name: str = "",
+        *,
+        fetched: Callable[[str, int], None] = lambda _zone, _size: None,
+    ) -> None:
         self._index = index
+        self._fetched = fetched
         self._mac = mac
         self._standing = standing
         self._name = name
@@ -197,7 +210,9 @@ class Peers:
             return self._content(holder, answer, descriptor, positions)
 
         content = await open_verified(open_part, request)
-        content.body = _PeerBody(content.body, holder, self._standing, lambda error: self._note(holder, request, error))
+        content.body = _PeerBody(
+            content.body, holder, self._standing, self._fetched, lambda error: self._note(holder, request, error)
+        )
         return content
 
     def _content(self, holder: Holder, answer: Answer, descriptor: Descriptor, positions: range | None) -> Content:
@@ -271,14 +286,20 @@ class _FullError(UnavailableError):
 
 
 class _PeerBody:
-    """Counts a transfer against its holder while it lasts, and tells when the holder breaks off."""
+    """Counts a transfer against its holder while it lasts, and its bytes; tells when the holder breaks off."""
 
     def __init__(
-        self, body: Body, holder: Holder, standing: Standing, note: Callable[[UnavailableError], UnavailableError]
+        self,
+        body: Body,
+        holder: Holder,
+        standing: Standing,
+        fetched: Callable[[str, int], None],
+        note: Callable[[UnavailableError], UnavailableError],
     ) -> None:
         self._body = body
         self._holder = holder
         self._standing = standing
+        self._fetched = fetched
         self._note = note
         self._open = True
         standing.begin(holder)
@@ -289,6 +310,7 @@ class _PeerBody:
             async with aclosing(self._body.pieces()) as pieces:
                 async for piece in pieces:
                     yield piece
+                    self._fetched(self._holder.zone, moved(piece))
         except UnavailableError as error:
             raise self._note(error) from error
 
