@@ -29,8 +29,11 @@ SECRET = bytes(range(64, 112))
 class Agent:
     """The agent of one node, with the containerd store. `process` is its process: stop, kill or pause it."""
 
-    def __init__(self, node: Node, seeds: str, registries: Sequence[Registry], extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, node: Node, seeds: str, registries: Sequence[Registry], extra: Sequence[str | Path] = ()
+    ) -> None:
         self.node = node
+        store = ("--store", "containerd", "--containerd-socket", node.socket)
         secret_file = node.directory / "secret"
         secret_file.write_bytes(SECRET)
         command: list[str | Path] = [
@@ -41,8 +44,7 @@ class Agent:
             *("--secret-file", secret_file),
             *("--epoch-file", node.directory / "epoch"),
             *("--seeds", seeds),
-            *("--store", "containerd"),
-            *("--containerd-socket", node.socket),
+            *store,
             *("--registries", " ".join(f"{registry.name}={registry.url}" for registry in registries)),
             *extra,
         ]

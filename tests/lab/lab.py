@@ -55,6 +55,10 @@ class Lab:
         """Start more nodes; returns the new ones when their containerd answers."""
         return [await self._add_node() for _ in range(count)]
 
+    async def add_machines(self, count: int) -> list[Node]:
+        """More nodes, without a containerd."""
+        return [await self._add_node(containerd=False) for _ in range(count)]
+
     async def add_registry(self, name: str = "registry.test", login: Login | None = None) -> Registry:
         """Start a registry; with a `login` it is private."""
         port = FIRST_PORT + 2 * len(self._registries)
@@ -73,7 +77,7 @@ class Lab:
         processes += [registry.process for registry in self._registries]
         return {process.name: process.log() for process in processes}
 
-    async def _add_node(self) -> Node:
+    async def _add_node(self, *, containerd: bool = True) -> Node:
         number = len(self._nodes) + 1
         namespace, address = self._network.add_namespace(number)
         node = Node(f"n{number}", namespace, address, self._network.directory / f"n{number}")
@@ -81,5 +85,6 @@ class Lab:
         self._stack.push_async_callback(node.close)
         for registry in self._registries:
             node.add_registry(registry.name, registry.url)
-        await node.start()
+        if containerd:
+            await node.start()
         return node

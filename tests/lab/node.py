@@ -7,6 +7,7 @@ import base64
 import json
 import shutil
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import grpc
@@ -145,9 +146,15 @@ state = "{self.directory}/state"
         self._registries[registry][1].append(location)
         self._write_registries_conf()
 
-    async def pull(self, image: str, via: Client = "cri", auth: tuple[str, str] | None = None) -> float:
-        """Pull an image as one of the clients does; returns the seconds it took. Raises `PullError`."""
-        pull = {"ctr": self._pull_ctr, "cri": self._pull_cri, "podman": self._podman, "skopeo": self._skopeo}
+    async def pull(
+        self, image: str, via: Client = "cri", auth: tuple[str, str] | None = None, timeout_s: float = PULL_TIMEOUT_S
+    ) -> float:
+        """Pull an image as one of the clients does; returns the seconds it took. Raises `PullError`.
+
+        `timeout_s` is for a pull via CRI; the others have `PULL_TIMEOUT_S`.
+        """
+        cri = partial(self._pull_cri, timeout_s=timeout_s)
+        pull = {"ctr": self._pull_ctr, "cri": cri, "podman": self._podman, "skopeo": self._skopeo}
         started = time.monotonic()
         try:
             await pull[via](image, auth)
@@ -188,11 +195,11 @@ state = "{self.directory}/state"
         user = ("--user", ":".join(auth)) if auth else ()
         await self.ctr("images", "pull", "--hosts-dir", str(self.certs_d), *user, image)
 
-    async def _pull_cri(self, image: str, auth: tuple[str, str] | None) -> None:
+    async def _pull_cri(self, image: str, auth: tuple[str, str] | None, timeout_s: float) -> None:
         request = PullImageRequest(image=ImageSpec(image=image))
         if auth:
             request.auth.CopyFrom(AuthConfig(username=auth[0], password=auth[1]))
-        await self._cri("PullImage", request, PullImageResponse, PULL_TIMEOUT_S)
+        await self._cri("PullImage", request, PullImageResponse, timeout_s)
 
     async def _podman(self, image: str, auth: tuple[str, str] | None) -> None:
         require("podman")

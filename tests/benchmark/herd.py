@@ -1,0 +1,250 @@
+"""A herd: many nodes pull a new image at the same moment, and what that costs the registry and each of them.
+
+    python -m tests.benchmark.herd [--nodes N] [--containerds N] [--mbit N] [--layers MB,MB,...] [--spool MB]
+        [--zones N] [--warm] [--kill-leaders N] [--kill-coordinator] [--public] [--json FILE]
+
+Real agents, each in a network namespace with a link of `--mbit` in each direction; some nodes have a real containerd,
+which pulls by CRI, the others a client that behaves like one (`tests.benchmark.herd_client`) and keeps nothing, so that
+their agents go through a spool of `--spool` MB. The registry is Debian's docker-registry with Bearer tokens. Counted is
+what leaves the registry, whoever asked: agents, and runtimes that fell back to it.
+
+Baseline: without a mirror every node takes one copy from the registry. Times are in units of F/u, the time that the
+image takes over one link. Needs root and the lab's tools.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from mirror.herd.roster import Place, Roster
+from tests.benchmark.figures import figure, quantile
+from tests.integration.agents import CLIENT_PORT, READY_TIMEOUT_S, ROOT, ROUTER_PORT, Agent, eventually
+from tests.lab import Lab, Login
+from tests.lab.process import run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.lab import Image, Node, Registry
+
+MEGABYTE = 1_000_000
+LOGIN = Login("alice", "correct horse")
+PULL_S_MAX = 1200.0
+SETTLE_S = 3.0
+
+
+@dataclass
+class Options:
+    nodes: int = 30
+    containerds: int = 5
+    mbit: int = 100
+    layers: tuple[int, ...] = (540, 200, 150, 100, 50, 30, 10, 5)
+    spool: int = 400
+    zones: int = 1
+    warm: bool = False
+    kill_leaders: int = 0
+    kill_coordinator: bool = False
+    public: bool = False
+
+
+async def main(options: Options, out: Path | None) -> None:
+    async with Lab.open() as lab:
+        registry = await lab.add_registry("registry.test", None if options.public else LOGIN)
+        runtimes = await lab.add_nodes(options.containerds)
+        machines = await lab.add_machines(options.nodes - options.containerds)
+        nodes = [*runtimes, *machines]
+        image = await registry.publish("lib/app:v1", [megabytes * MEGABYTE for megabytes in options.layers])
+        agents = await start(nodes, runtimes, registry, options)
+        if options.warm:
+            await runtimes[0].pull(image.name, auth=auth(registry))
+            await asyncio.sleep(SETTLE_S)
+            registry.forget()
+        for node in nodes:
+            await limit(node, options.mbit)
+        took, notes = await herd(nodes[1:] if options.warm else nodes, runtimes, agents, registry, image, options)
+        result = await report(took, notes, agents, registry, image, options)
+        if out is not None:
+            out.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+
+
+def auth(registry: Registry) -> tuple[str, str] | None:
+    return (registry.login.username, registry.login.password) if registry.login else None
+
+
+async def start(nodes: Sequence[Node], runtimes: Sequence[Node], registry: Registry, options: Options) -> list[Agent]:
+    seeds = ",".join(f"{node.address}:{ROUTER_PORT}" for node in nodes[:3])
+    agents = []
+    for number, node in enumerate(nodes):
+        extra: list[str | Path] = ["--zone", f"zone-{number % options.zones}", "--spool-bytes-max", f"{options.spool}M"]
+        if node not in runtimes:
+            layout = node.directory / "layout"
+            extra += ["--store", "oci-layout", "--layout-dir", layout, "--layout-bytes-max", "1M"]
+        agents.append(Agent(node, seeds, [registry], extra))
+    await asyncio.gather(*(agent.process.start() for agent in agents))
+
+    async def all_met() -> bool:
+        met = [await agent.metric("skvaller_gossip_members_normal") for agent in agents]
+        return met == [len(agents) - 1] * len(agents)
+
+    await eventually(all_met, READY_TIMEOUT_S + 3 * len(agents))
+    for agent in agents:
+        if agent.node in runtimes:
+            await agent.configure_containerd()
+    await asyncio.sleep(SETTLE_S)
+    return agents
+
+
+async def limit(node: Node, mbit: int) -> None:
+    """The node's link takes and gives so much. The registry is on the other side of it, as fast as need be."""
+    rate = ("root", "tbf", "rate", f"{mbit}mbit", "burst", "256kb", "latency", "100ms")
+    await run("tc", "qdisc", "add", "dev", node.link, *rate)
+    await node.run("tc", "qdisc", "add", "dev", "eth0", *rate)
+
+
+async def herd(
+    nodes: Sequence[Node],
+    runtimes: Sequence[Node],
+    agents: Sequence[Agent],
+    registry: Registry,
+    image: Image,
+    options: Options,
+) -> tuple[list[float], Counter[str]]:
+    """Pull everywhere at the same moment; how long each took, and what clients noticed."""
+    start_at = time.time() + 5 + len(nodes) / 10
+    notes: Counter[str] = Counter()
+    async with asyncio.TaskGroup() as tasks:
+        pulls = [
+            tasks.create_task(
+                pull_runtime(node, registry, image, start_at)
+                if node in runtimes
+                else pull_client(node, registry, image, start_at, notes)
+            )
+            for node in nodes
+        ]
+        await asyncio.sleep(start_at - time.time())
+        await disturb(agents, registry, image, options)
+    return [pull.result() for pull in pulls], notes
+
+
+async def disturb(agents: Sequence[Agent], registry: Registry, image: Image, options: Options) -> None:
+    largest = max(image.layers().items(), key=lambda entry: entry[1])[0]
+    key = f"{registry.name} {largest}"
+    if options.kill_coordinator:
+        await asyncio.sleep(2)
+        places = [Place(agent.node.name, "") for agent in agents]
+        name = Roster(places[0], places[1:]).in_cluster(key.encode())[0]
+        print(f"killing {name}, which coordinates the largest layer", flush=True)
+        await next(agent for agent in agents if agent.node.name == name).process.kill()
+    killed: list[Agent] = []
+    for _ in range(options.kill_leaders):
+        await asyncio.sleep(image.size() * 8 / options.mbit / MEGABYTE / 6)
+        fetched = [
+            (await agent.metric("skvaller_upstream_bytes_total"), agent) for agent in agents if agent not in killed
+        ]
+        leader = max(fetched, key=lambda entry: entry[0])[1]
+        print(f"killing {leader.node.name}, which leads", flush=True)
+        await leader.process.kill()
+        await leader.process.start()  # as a supervisor does
+        killed.append(leader)
+
+
+async def pull_runtime(node: Node, registry: Registry, image: Image, start_at: float) -> float:
+    await asyncio.sleep(start_at - time.time())
+    async with asyncio.timeout(PULL_S_MAX):
+        took = await node.pull(image.name, auth=auth(registry), timeout_s=PULL_S_MAX)
+    assert node.content() >= image.objects()
+    return took
+
+
+async def pull_client(node: Node, registry: Registry, image: Image, start_at: float, notes: Counter[str]) -> float:
+    repository, _, tag = image.name.partition("/")[2].partition(":")
+    login = [":".join(auth(registry) or ())] if registry.login else []
+    command = [sys.executable, "-m", "tests.benchmark.herd_client", f"http://127.0.0.1:{CLIENT_PORT}", registry.name]
+    environment = {"PYTHONPATH": str(ROOT), "HERD_REGISTRY": registry.url}
+    printed = await run(
+        *(*command, repository, tag, str(start_at), *login),
+        namespace=node.namespace,
+        environment=environment,
+        timeout_s=PULL_S_MAX,
+    )
+    answer = orjson.loads(printed)
+    notes["bodies that broke off"] += answer["broken"]
+    notes["requests that fell back"] += answer["aside"]
+    return float(answer["took_s"])
+
+
+async def report(
+    took: list[float],
+    notes: Counter[str],
+    agents: Sequence[Agent],
+    registry: Registry,
+    image: Image,
+    options: Options,
+) -> dict[str, object]:
+    unit_s = image.size() * 8 / options.mbit / MEGABYTE
+    objects = {str(digest) for digest in image.objects()}
+    exchanges = [each for each in registry.exchanges if each.path.rpartition("/")[2] in objects]
+    gets = Counter(each.path for each in exchanges if each.method == "GET" and each.status in (200, 206))
+    copies = sum(each.body_bytes for each in exchanges) / image.size()
+    by_agents = sum(each.body_bytes for each in exchanges if each.client.startswith("skvaller")) / image.size()
+    print(
+        f"{options.nodes} nodes, {image.size() / MEGABYTE:.0f} MB in {len(image.layers())} layers, F/u = {unit_s:.1f} s"
+    )
+    copies_max = 0.05 if options.warm else 1.5 if options.kill_leaders else 1.05
+    figure("copies of the image that left the registry", copies, "", copies_max)
+    figure("  of these to agents (the rest to runtimes that fell back)", by_agents, "")
+    figure("GETs per blob at the registry, mean", sum(gets.values()) / len(objects), "", 1.1)
+    figure("GETs of the blob that was asked for most", max(gets.values(), default=0), "")
+    figure("pull, fastest", min(took) / unit_s, "F/u")
+    figure("pull, median", quantile(took, 0.5) / unit_s, "F/u")
+    figure("pull, slowest", max(took) / unit_s, "F/u", 2.5 if options.warm else 3)
+    roles = {role: await total(agents, "skvaller_herd_total", role=role) for role in ("led", "followed", "escaped")}
+    for role, count in roles.items():
+        figure(f"objects {role}", count, "")
+    crossed = await total(agents, "skvaller_peer_bytes_total", zone="other") / image.size()
+    if options.zones > 1:
+        figure("copies between zones", crossed, "", 2.4)
+    for note, count in notes.items():
+        figure(note, count, "")
+    return {
+        "options": {name: getattr(options, name) for name in Options.__dataclass_fields__},
+        "copies": copies,
+        "copies_by_agents": by_agents,
+        "gets": dict(gets),
+        "unit_s": unit_s,
+        "took_s": sorted(took),
+        "crossed": crossed,
+        **roles,
+        **notes,
+    }
+
+
+async def total(agents: Sequence[Agent], name: str, **labels: str) -> float:
+    return sum([await agent.metric(name, **labels) for agent in agents if agent.process.running])
+
+
+def parse() -> tuple[Options, Path | None]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    defaults = Options()
+    for name in ("nodes", "containerds", "mbit", "spool", "zones", "kill_leaders"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
+    parser.add_argument("--layers", type=lambda text: tuple(map(int, text.split(","))), default=defaults.layers)
+    for name in ("warm", "kill_coordinator", "public"):
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
+    parser.add_argument("--json", type=Path)
+    arguments = vars(parser.parse_args())
+    out = arguments.pop("json")
+    return Options(**arguments), out
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*parse()))
