@@ -92,7 +92,9 @@ class Agent:
         await self.command("configure", "--certs-dir", str(self.node.certs_d))
 
 
-async def start_agents(nodes: Sequence[Node], *registries: Registry, extra: Sequence[str] = ()) -> list[Agent]:
+async def start_agents(
+    nodes: Sequence[Node], *registries: Registry, extra: Sequence[str] = (), met_s: float = READY_TIMEOUT_S
+) -> list[Agent]:
     """An agent on each node, each with all as its seeds; each node's containerd led to its agent.
 
     `extra` are more flags for each; of two that are the same, the last one counts.
@@ -107,7 +109,7 @@ async def start_agents(nodes: Sequence[Node], *registries: Registry, extra: Sequ
         met = [await agent.metric("skvaller_gossip_members_normal") for agent in agents]
         return met == [len(agents) - 1] * len(agents)
 
-    await eventually(all_met, READY_TIMEOUT_S)
+    await eventually(all_met, met_s)
     return agents
 
 

@@ -1,0 +1,153 @@
+"""Twenty agents that restart, and twenty nodes that crash, one after another, while images are pulled all the time.
+
+It prints how many pulls there were, and how many of them the runtime completed past the mirror, as it does for each
+object that its node's agent does not answer for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.integration.agents import Agent, eventually, start_agents
+from tests.lab.node import PullError
+
+if TYPE_CHECKING:
+    from tests.lab import Lab, Node, Registry
+
+NODES: Final = 20
+PULLERS: Final = 4
+IMAGES: Final = 3
+"""For each of those who pull."""
+KEEPERS: Final = 3
+"""Nodes that have an image from the start and keep it."""
+LAYERS: Final = [1_000_000, 3_000_000]
+MET_S_MAX: Final = 60
+AWAY_S: Final = 1.0
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+@dataclass
+class Count:
+    """What became of the pulls."""
+
+    pulls: int = 0
+    fell_back: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+class Load:
+    """Images that are pulled all the time, by some at once, on nodes that are there, and removed again."""
+
+    def __init__(self, gateway: str, registry: Registry, nodes: list[Node], seed: int) -> None:
+        self.count = Count()
+        self.gateway = gateway
+        self._registry = registry
+        self._chance = random.Random(seed)
+        self._images: list[dict[str, set[str]]] = []
+        self._free = {node.name: node for node in nodes}
+
+    async def publish(self, nodes: list[Node]) -> None:
+        """Publish all images, and pull each on some nodes, which keep them."""
+        for puller in range(PULLERS):
+            keepers = {}
+            for number in range(IMAGES):
+                image = await self._registry.publish(f"lib/of{puller}:v{number}", LAYERS)
+                keeping = self._chance.sample(nodes, KEEPERS)
+                for node in keeping:
+                    await node.pull(image.name)
+                keepers[image.name] = {node.name for node in keeping}
+            self._images.append(keepers)
+
+    async def take(self, node: Node) -> None:
+        """Keep a node for oneself, once nobody pulls on it."""
+        while node.name not in self._free:
+            await asyncio.sleep(0.05)
+        del self._free[node.name]
+
+    def give(self, node: Node) -> None:
+        """Give it back."""
+        self._free[node.name] = node
+
+    async def pull(self, puller: int) -> None:
+        """Pull for ever."""
+        while True:
+            image, keepers = self._chance.choice(list(self._images[puller].items()))
+            node = self._chance.choice([node for name, node in self._free.items() if name not in keepers])
+            await self.take(node)
+            before = len(self._registry.exchanges)
+            try:
+                await node.pull(image)
+                self.count.pulls += 1
+            except PullError as error:
+                self.count.failures.append(f"{image} on {node.name}: {error}")
+            exchanges = self._registry.exchanges[before:]
+            repository = f"/v2/lib/of{puller}/"
+            self.count.fell_back += any(
+                exchange.path.startswith(repository) and not exchange.client.startswith("skvaller ")
+                for exchange in exchanges
+            )
+            await node.remove(image)
+            self.give(node)
+
+
+Roll = Callable[[Load, Agent], Awaitable[None]]
+
+
+async def restart(_: Load, agent: Agent) -> None:
+    """A rolling update: the agent is told to stop, and the new one starts, while its node goes on pulling."""
+    await agent.process.stop()
+    await agent.start()
+
+
+async def crash(load: Load, agent: Agent) -> None:
+    """A node loses its power in the middle of whatever it serves, and comes back."""
+    node = agent.node
+    await load.take(node)
+    await node.run("ip", "link", "set", "eth0", "down")
+    await agent.process.kill()
+    await node.containerd.kill()
+    await asyncio.sleep(AWAY_S)
+    await node.run("ip", "link", "set", "eth0", "up")
+    await node.run("ip", "route", "add", "default", "via", load.gateway)
+    await node.start()
+    await agent.start()
+    load.give(node)
+
+
+@pytest.mark.parametrize("roll", [restart, crash])
+async def test_no_pull_fails_while_all_agents_or_all_nodes_go_and_come_back_in_turns(
+    roll: Roll, lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = await lab.add_registry()
+    nodes = await lab.add_nodes(NODES)
+    load = Load(lab.gateway, registry, nodes, seed=1)
+    agents = await start_agents(nodes, registry, met_s=MET_S_MAX)
+    await load.publish(nodes)
+    pullers = [asyncio.create_task(load.pull(puller)) for puller in range(PULLERS)]
+    try:
+        for agent in agents:
+            await roll(load, agent)
+            assert not any(puller.done() for puller in pullers)
+    finally:
+        for puller in pullers:
+            puller.cancel()
+        await asyncio.wait(pullers)
+    count = load.count
+    with capsys.disabled():
+        sys.stdout.write(f"\n{roll.__name__}: {count.pulls} pulls, {count.fell_back} past the mirror for some object\n")
+    assert count.failures == []
+    assert count.pulls >= NODES
+    assert count.fell_back <= count.pulls // 2
+
+    async def all_met() -> bool:
+        return [await agent.metric("skvaller_gossip_members_normal") for agent in agents] == [NODES - 1] * NODES
+
+    await eventually(all_met, MET_S_MAX)
