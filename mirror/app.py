@@ -53,6 +53,7 @@ from mirror.stores.containerd import ContainerdSettings, ContainerdStore
 from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion, TrustedIndex
 from mirror.tags import Tags
+from mirror.upload_rate import Paced, UploadRate
 from mirror.upload_slots import UploadSlots
 from mirror.upstream import Upstream
 from mirror.version import installed_version
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 
     from mirror.policy import Policy
     from mirror.settings import Settings
+    from mirror.source import Source
     from mirror.stores import Store
 
 log = logging.getLogger(__name__)
@@ -209,7 +211,9 @@ async def create_servers(
     }
     client_app.mount(PREFIX, create_local_api(answers | views.answers(), Feed(views, stopping)))
     metrics.upload_slots.set(settings.upload_slots)
-    given = Switched(FirstOf([holdings, in_flight]), policy)
+    given: Source = Switched(FirstOf([holdings, in_flight]), policy)
+    if settings.upload_rate:
+        given = Paced(given, UploadRate(settings.upload_rate))
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
     peer_app = create_registry(given, journal.face("peer", peer_face), [*door, slots])

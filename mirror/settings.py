@@ -100,6 +100,12 @@ class Settings:
         "upload slower.",
         default=64,
     )
+    upload_rate: int = option(
+        read_size,
+        "How many bytes a second are given to peers, all of them together; 0 is no limit. A peer leaves a source that "
+        "gives it less than others could, so few slots should go with a low rate.",
+        default=0,
+    )
 
     seeds: tuple[str, ...] = option(
         _seeds,
