@@ -157,8 +157,8 @@ class Settings:
     )
     registries: Mapping[str, RegistrySettings] = option(
         read_words,
-        "Registries that are reached otherwise than at https://<name>: NAME=URL or NAME=URL,ca_file=PATH, several with "
-        'spaces. In the file: tables [registries."NAME"], also for what is mirrored and who is let in; '
+        "Registries that are reached otherwise than at https://<name>, and their rules: NAME=URL or NAME=URL,KEY=VALUE "
+        '(ca_file, authorize, ...), several with spaces. In the file: tables [registries."NAME"]; '
         "`skvaller schema` says what can stand there.",
         factory=dict,
     )

@@ -72,6 +72,20 @@ async def test_a_private_image_is_for_those_whom_the_registry_lets_in_wherever_i
         assert await agent.metric("skvaller_content_bytes_total", face="client", source="peer") > 10 * MEGABYTE
 
 
+async def test_a_private_image_pulled_by_all_at_once_leaves_the_registry_about_once(lab: Lab) -> None:
+    registry = await lab.add_registry("private.test", ALICE)
+    image = await registry.publish("team/app:v1", [9 * MEGABYTE, 30 * MEGABYTE])
+    nodes = await lab.add_nodes(4)
+    await start_agents(nodes, registry, extra=set_for(registry, "authorize=upstream"))
+    await asyncio.gather(*(node.pull(image.name, via="cri", auth=RIGHT) for node in nodes))
+    for node in nodes:
+        assert node.content() == image.objects()
+    size = sum(image.layers().values())
+    assert sum(registry.bytes_sent(layer) for layer in image.layers()) < 1.5 * size
+    status, _ = await ask(nodes[3], f"team/app/blobs/{next(iter(image.layers()))}", registry.name)
+    assert status == 401
+
+
 async def test_a_private_image_of_a_registry_with_passwords_is_asked_for_once_with_a_wrong_one(lab: Lab) -> None:
     registry = await lab.add_registry("private.test", Login(*RIGHT, scheme="basic"))
     image = await registry.publish("team/app:v1", [MEGABYTE])
@@ -303,6 +317,13 @@ async def test_settings_change_under_a_pull_that_goes_on(lab: Lab, tmp_path: Pat
 
     await eventually(switched_off, 10)
     await pulling
+    reloads = await agents[1].metric("skvaller_reloads_total", result="done")
+
+    async def read_again() -> bool:
+        return await agents[1].metric("skvaller_reloads_total", result="done") == reloads + 1
+
+    await two.run("kill", "-HUP", str(agents[1].process.pid))
+    await eventually(read_again, 5)
     assert two.content() == image.objects()
     assert await agents[0].metric("skvaller_incomplete_answers_total") == 0
     assert await agents[1].metric("skvaller_incomplete_answers_total") == 0

@@ -12,6 +12,7 @@ from mirror.oci import Digest, Kind, Repository
 from mirror.policy import Authorize, Policy, RegistryPolicy
 from mirror.source import Request, read_all
 from mirror.stores.oci_layout import OciLayout
+from tests.attributes import require_attributes
 
 PRIVATE = Repository("registry.corp", "team/app")
 NEIGHBOUR = Repository("registry.corp", "team/other")
@@ -24,6 +25,7 @@ PROTECTING = Policy({"registry.corp": RegistryPolicy(authorize=Authorize.UPSTREA
 
 @pytest.fixture
 def store(tmp_path: Path) -> OciLayout:
+    require_attributes(tmp_path)
     return OciLayout(tmp_path, 10**6)
 
 

@@ -7,7 +7,7 @@ import pytest
 from mirror.oci import Digest, Repository, Tag
 from mirror.stores import TagRemoved, TagSet
 from mirror.stores.containerd.api.images_pb2 import Image
-from mirror.stores.containerd.names import Meaning, difference, meanings
+from mirror.stores.containerd.names import Meaning, difference, meanings, read_sources
 
 OLD, NEW = Digest.of(b"old"), Digest.of(b"new")
 NGINX = Repository("docker.io", "library/nginx")
@@ -73,3 +73,19 @@ def test_a_tag_that_one_of_two_namespaces_loses_is_still_there() -> None:
     both = meanings([record("docker.io/library/nginx:1"), record("docker.io/library/nginx:1")])
     one = meanings([record("docker.io/library/nginx:1")])
     assert difference(both, one) == []
+
+
+def test_the_sources_of_an_object_are_read_from_its_labels() -> None:
+    labels = {
+        "containerd.io/distribution.source.docker.io": "library/nginx,library/debian",
+        "containerd.io/distribution.source.10.77.0.1:5000": "lib/app",
+        "containerd.io/distribution.source.": "x",
+        "containerd.io/distribution.source.bad host": "x",
+        "containerd.io/gc.ref.content.l.0": f"sha256:{'0' * 64}",
+        "containerd.io/uncompressed": f"sha256:{'0' * 64}",
+    }
+    assert set(read_sources(labels)) == {
+        NGINX,
+        Repository("docker.io", "library/debian"),
+        Repository("10.77.0.1:5000", "lib/app"),
+    }

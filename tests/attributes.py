@@ -1,0 +1,16 @@
+"""Whether a directory keeps extended attributes, which some file systems do not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def require_attributes(directory: Path) -> None:
+    """Skip the test where there are none."""
+    try:
+        os.setxattr(directory, "user.skvaller.test", b"x")
+    except OSError:
+        pytest.skip(f"the file system of {directory} keeps no extended attributes")
