@@ -28,7 +28,7 @@ from tests.lab.process import CommandError, Process, run
 from tests.lab.requirements import require
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from google.protobuf.message import Message
@@ -154,6 +154,7 @@ state = "{self.directory}/state"
         `timeout_s` is for a pull via CRI; the others have `PULL_TIMEOUT_S`.
         """
         cri = partial(self._pull_cri, timeout_s=timeout_s)
+        pull: dict[str, Callable[[str, tuple[str, str] | None], Awaitable[None]]]
         pull = {"ctr": self._pull_ctr, "cri": cri, "podman": self._podman, "skopeo": self._skopeo}
         started = time.monotonic()
         try:
