@@ -76,7 +76,7 @@ class NotYetError(UnavailableError):
 
 
 class OverQuotaError(UnavailableError):
-    """The registry gives this client nothing for now (429); others may fare better."""
+    """The registry has had enough for now (429, or 503 with a time to come back)."""
 
 
 class NoSourceLeftError(UnavailableError):

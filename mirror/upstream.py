@@ -224,7 +224,7 @@ def _headers(method: str, request: Request) -> dict[str, str]:
 
 
 def _retry_s(response: aiohttp.ClientResponse) -> float:
-    """How long the registry wants to be left alone. (A date instead of seconds is rare, and as good as none.)"""
+    """How long the registry wants to be left alone. (A date instead of seconds is rare, and taken for none.)"""
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isascii() and text.isdecimal() and 0 < int(text) <= RETRY_S_MAX else RETRY_S
 
@@ -232,10 +232,11 @@ def _retry_s(response: aiohttp.ClientResponse) -> float:
 async def _failure(registry: str, response: aiohttp.ClientResponse) -> RefusedError | UnavailableError:
     """What an answer other than 200 and 206 means. Closes the response."""
     try:
-        if response.status == 429:
-            return OverQuotaError(f"{registry} answered 429: too many requests of this client", _retry_s(response))
+        if response.status == 429 or (response.status >= 500 and "Retry-After" in response.headers):
+            message = f"{registry} answered {response.status}: it wants to be left alone for a while"
+            return OverQuotaError(message, _retry_s(response))
         if not 400 <= response.status < 500:
-            return UnavailableError(f"{registry} answered {response.status}", _retry_s(response))
+            return UnavailableError(f"{registry} answered {response.status}", RETRY_S)
         body = await response.content.read(REFUSAL_BYTES_MAX)
     except CLIENT_ERRORS as error:
         return UnavailableError(f"{registry} broke off: {reason(error)}")

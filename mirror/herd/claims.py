@@ -106,11 +106,12 @@ class Lease:
         self._object = object_name
         self._renewing = claims.spawn(self._renew())
 
-    def end(self, end: End, retry_s: float = 0.0, small: Small | None = None) -> None:
-        """Give it back, once: later calls do nothing."""
+    def end(self, end: End, small: Small | None = None, *, retry_s: float = 0.0, registry: bool = False) -> None:
+        """Give it back, once: later calls do nothing. See `Release` for the arguments."""
         if not self._renewing.cancelling() and not self._renewing.done():
             self._renewing.cancel()
-            self._claims.spawn(self._claims.tell(Release(self._scope, self._object, end, retry_s, small)))
+            release = Release(self._scope, self._object, end, retry_s, small, registry)
+            self._claims.spawn(self._claims.tell(release))
 
     async def _renew(self) -> None:
         while True:

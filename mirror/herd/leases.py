@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from mirror.herd.words import (
     Claim,
+    Closed,
     End,
     Follow,
     Given,
@@ -21,7 +22,6 @@ from mirror.herd.words import (
     Probe,
     Release,
     Renewal,
-    StepAside,
     Wait,
 )
 
@@ -46,13 +46,15 @@ GRACE_S: Final = 0.6
 """A coordinator that took over, or is new, waits so long for a leader to show up before it makes another."""
 REFUSED_S: Final = 5.0
 """How long a refusal is remembered, and others are told to ask by HEAD first."""
-CLOSED_S: Final = 5.0
-"""How long a registry that is out of order is left alone when it does not say how long."""
 CLOSED_S_MAX: Final = 120.0
+"""A registry is asked again after so long, whatever it said."""
 PATIENCE_S: Final = 15.0
 """How long a client may have waited before it is let go upstream on its own."""
 STRANDED_S: Final = 4.0
 """The same for one that cannot follow a leader that others can."""
+UNANSWERED_MAX: Final = 2
+"""So many members find that the registry does not answer before the others are told, and leave it alone as long as
+their clients would wait."""
 ESCAPES_S: Final = 2.0
 """The number of escapes allowed doubles after so long: 1, 2, 4 and so on."""
 PROBES_S: Final = 1.0
@@ -110,6 +112,8 @@ class _Object:
     small_at: float = 0.0
     refused_until: float = 0.0
     closed_until: float = 0.0
+    registry_closed: bool = False
+    unanswered: set[str] = field(default_factory=set)
     contest_since: float | None = None
     contenders: dict[str, int] = field(default_factory=dict)
     followers: dict[str, None] = field(default_factory=dict)
@@ -156,8 +160,7 @@ class Leases:
                 return _contend(member, claim, known, now, held=True) or Wait(AGAIN_S)
             return self._follow(member, claim, known, lease)
         if now < known.closed_until:
-            rest_s = known.closed_until - now
-            return Wait(rest_s) if claim.waited_s + rest_s < PATIENCE_S else StepAside()
+            return Closed(known.closed_until - now, known.registry_closed)
         if now < known.refused_until and not claim.known:
             return Probe() if known.probes.take(now) else Wait(AGAIN_S)
         if (claim.second or self._young()) and now - known.known_since < GRACE_S:
@@ -203,12 +206,29 @@ class Leases:
             case End.REFUSED:
                 known.refused_until = now + REFUSED_S
             case End.CLOSED:
-                known.closed_until = now + min(release.retry_s or CLOSED_S, CLOSED_S_MAX)
+                if not self._close(member, release, known, now):
+                    known.lease.heard_at = known.lease.doubted_at = float("-inf")
+                    return
             case End.LOST:
                 # Its followers lose it as well, and the most advanced of them is to lead.
                 known.lease.heard_at = known.lease.doubted_at = float("-inf")
                 return
         known.lease = None
+
+    @staticmethod
+    def _close(member: str, release: Release, known: _Object, now: float) -> bool:
+        """Whether the registry is left alone. That it does not answer at all may be the fault of the leader's node."""
+        if release.retry_s:
+            known.closed_until = now + min(release.retry_s, CLOSED_S_MAX)
+            known.registry_closed = release.registry
+            return True
+        known.unanswered.add(member)
+        if len(known.unanswered) < UNANSWERED_MAX:
+            return False
+        known.unanswered.clear()
+        known.closed_until = now + PATIENCE_S
+        known.registry_closed = False
+        return True
 
     def _object(self, question: Question, now: float) -> _Object:
         key = question.scope, question.object

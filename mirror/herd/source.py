@@ -9,11 +9,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mirror.errors import NotFoundError, RefusedError, UnavailableError
+from mirror.errors import NotFoundError, OverQuotaError, RefusedError, UnavailableError
+from mirror.herd.leases import PATIENCE_S
 from mirror.herd.words import (
     BODY_BYTES_MAX,
     NAMES_MAX,
     Claim,
+    Closed,
     End,
     Follow,
     Given,
@@ -22,7 +24,6 @@ from mirror.herd.words import (
     Probe,
     Scope,
     Small,
-    StepAside,
     Wait,
 )
 from mirror.oci import Descriptor
@@ -104,9 +105,9 @@ class _Quest:
     def waited_s(self) -> float:
         return asyncio.get_running_loop().time() - self.begun_at
 
-    def end(self, end: End, retry_s: float = 0.0, small: Small | None = None) -> None:
+    def end(self, end: End, small: Small | None = None, *, retry_s: float = 0.0, registry: bool = False) -> None:
         for lease in self.leases.values():
-            lease.end(end, retry_s, small)
+            lease.end(end, small, retry_s=retry_s, registry=registry)
         self.leases.clear()
 
 
@@ -118,6 +119,7 @@ class Herd:
         self._upstream = upstream
         self._index = index
         self._claims = claims
+        self._closed: dict[str, float] = {}  # registries that are not to be asked before some time
         self._rng = random.Random()  # noqa: S311 - spreads load
         self._alone = FirstOf([peers, upstream])
 
@@ -161,6 +163,9 @@ class Herd:
             beyond = not roster.zoned or Scope.ZONE in quest.leases or quest.waited_s() > STARVED_S
             if content := await self._from_holders(request, quest, roster, beyond=beyond):
                 return content
+            if (rest_s := self._closed_for(request.repository.registry)) > 0:
+                await self._stay_away(rest_s, request, quest, registry=True)
+                continue
             scope = Scope.CLUSTER if beyond else Scope.ZONE
             verdict = await self._claims.claim(self._claim(scope, quest))
             if isinstance(verdict, Lead) and scope is Scope.ZONE and not verdict.escape:
@@ -171,6 +176,12 @@ class Herd:
                 return content
         request.trail.note(What.ESCAPED, "upstream")
         return await self._upstream.open(request)
+
+    def _closed_for(self, registry: str) -> float:
+        rest_s = self._closed.get(registry, 0.0) - asyncio.get_running_loop().time()
+        if rest_s <= 0:
+            self._closed.pop(registry, None)
+        return rest_s
 
     async def _from_holders(self, request: Request, quest: _Quest, roster: Roster, *, beyond: bool) -> Content | None:
         holders = [
@@ -223,8 +234,10 @@ class Herd:
                 quest.known = True
             case Given(small):
                 return _given(small, request)
-            case StepAside() | Noted():
-                raise quest.failure or UnavailableError(f"{request.repository.registry} is to be left alone for now")
+            case Closed(seconds, registry):
+                await self._stay_away(seconds, request, quest, registry=registry)
+            case Noted():
+                raise UnavailableError("a coordinator answered with nonsense")
         return None
 
     def _reachable(self, members: Iterable[str], quest: _Quest) -> Iterable[Holder]:
@@ -243,10 +256,21 @@ class Herd:
             return await self._upstream.open(request)
         except UnavailableError as error:
             quest.failure = error
-            quest.end(End.CLOSED, error.retry_s)
+            registry = isinstance(error, OverQuotaError)
+            quest.end(End.CLOSED, retry_s=error.retry_s, registry=registry)
             if not error.retry_s:
                 raise
+            await self._stay_away(error.retry_s, request, quest, registry=registry)
         return None
+
+    async def _stay_away(self, seconds: float, request: Request, quest: _Quest, *, registry: bool) -> None:
+        """Wait until the registry may be asked again. Raises `UnavailableError` when that is too long for a client."""
+        name = request.repository.registry
+        if registry:
+            self._closed[name] = asyncio.get_running_loop().time() + seconds
+        if quest.waited_s() + seconds >= PATIENCE_S:
+            raise quest.failure or UnavailableError(f"{name} is to be left alone for {seconds:.0f} s")
+        await asyncio.sleep(seconds)
 
 
 def _given(small: Small, request: Request) -> Content | None:
@@ -263,7 +287,7 @@ def _led(content: Content, quest: _Quest) -> Content:
     if quest.leases:
         body, size = content.body, content.descriptor.size
         if isinstance(body, MemoryBody) and len(body.data) == size and size <= BODY_BYTES_MAX:
-            quest.end(End.DONE, small=Small(content.descriptor.media_type, body.data))
+            quest.end(End.DONE, Small(content.descriptor.media_type, body.data))
         else:
             content.body = _LedBody(body, quest, size)
     return content

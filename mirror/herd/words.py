@@ -36,7 +36,7 @@ class End(StrEnum):
     REFUSED = "refused"
     """The registry said no to the leader's client. That is no answer for others."""
     CLOSED = "closed"
-    """The registry has had enough of everybody (429), or is out of order."""
+    """The registry has had enough (429), or is out of order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,18 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """I do not lead any more. `retry_s` is how long the registry wants to be left alone, if it said so."""
+    """I do not lead any more.
+
+    `retry_s` is how long the registry is to be left alone (0: it did not answer at all); `registry` says that it is so
+    for whatever object.
+    """
 
     scope: Scope
     object: str
     end: End
     retry_s: float = 0.0
     small: Small | None = None
+    registry: bool = False
 
 
 Question = Claim | Renewal | Release
@@ -117,8 +122,11 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class StepAside:
-    """The registry wants to be left alone for longer than your client can wait."""
+class Closed:
+    """The registry is not to be asked for so many seconds; for this object, or at all (`registry`)."""
+
+    seconds: float
+    registry: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +141,10 @@ class Noted:
     """To a renewal or a release."""
 
 
-Verdict = Lead | Follow | Wait | Probe | StepAside | Given | Noted
+Verdict = Lead | Follow | Wait | Probe | Closed | Given | Noted
 
 _QUESTIONS: Final = {kind.__name__: kind for kind in (Claim, Renewal, Release)}
-_VERDICTS: Final = {kind.__name__: kind for kind in (Lead, Follow, Wait, Probe, StepAside, Given, Noted)}
+_VERDICTS: Final = {kind.__name__: kind for kind in (Lead, Follow, Wait, Probe, Closed, Given, Noted)}
 
 
 def write(message: Question | Verdict) -> bytes:

@@ -21,6 +21,7 @@ from mirror.herd.leases import (
 )
 from mirror.herd.words import (
     Claim,
+    Closed,
     End,
     Follow,
     Given,
@@ -31,7 +32,6 @@ from mirror.herd.words import (
     Renewal,
     Scope,
     Small,
-    StepAside,
     Verdict,
     Wait,
 )
@@ -108,7 +108,7 @@ class Coordinator(RuleBasedStateMachine):
             case Given(small):
                 assert self.done_at is not None
                 assert small.age_s == self.now - self.done_at
-            case Probe() | StepAside():
+            case Probe() | Closed():
                 assert self.leader is None or self.is_over()
             case Noted():
                 raise AssertionError("that is no answer to a claim")

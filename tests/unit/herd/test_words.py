@@ -13,6 +13,7 @@ from mirror.herd.words import (
     NAME_CHARACTERS_MAX,
     NAMES_MAX,
     Claim,
+    Closed,
     End,
     Follow,
     Given,
@@ -24,7 +25,6 @@ from mirror.herd.words import (
     Renewal,
     Scope,
     Small,
-    StepAside,
     Verdict,
     Wait,
     read_question,
@@ -41,14 +41,14 @@ smalls = st.builds(Small, names, st.binary(max_size=200), seconds)
 questions: st.SearchStrategy[Question] = st.one_of(
     st.builds(Claim, scopes, names, offsets, several, several, st.booleans(), seconds, st.booleans()),
     st.builds(Renewal, scopes, names, offsets),
-    st.builds(Release, scopes, names, st.sampled_from(End), seconds, st.none() | smalls),
+    st.builds(Release, scopes, names, st.sampled_from(End), seconds, st.none() | smalls, st.booleans()),
 )
 verdicts: st.SearchStrategy[Verdict] = st.one_of(
     st.builds(Lead, st.booleans()),
     st.builds(Follow, several),
     st.builds(Wait, seconds),
     st.just(Probe()),
-    st.just(StepAside()),
+    st.builds(Closed, seconds, st.booleans()),
     st.builds(Given, smalls),
     st.just(Noted()),
 )
