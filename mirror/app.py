@@ -42,6 +42,7 @@ from mirror.live import LiveSettings
 from mirror.local_api import PREFIX, answer_explain, answer_last, answer_node, create_local_api
 from mirror.metered import Metered
 from mirror.metrics import CONTENT_TYPE, Metrics
+from mirror.page import PAGE_PREFIX, create_page
 from mirror.peer_mac import KEY_LABEL, PeerMac
 from mirror.peers import Peers
 from mirror.pull import Pull
@@ -210,6 +211,7 @@ async def create_servers(
         "explain": answer_explain(explainer),
     }
     client_app.mount(PREFIX, create_local_api(answers | views.answers(), Feed(views, stopping)))
+    client_app.mount(PAGE_PREFIX, create_page())
     metrics.upload_slots.set(settings.upload_slots)
     given: Source = Switched(FirstOf([holdings, in_flight]), policy)
     if settings.upload_rate:

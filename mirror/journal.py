@@ -182,5 +182,5 @@ def _line(entry: Entry) -> str:
         size = f"{entry.bytes:,} bytes" if entry.complete else f"broke off after {entry.bytes:,} bytes"
         source = " ".join(filter(None, (entry.source.replace("_", " "), entry.holder)))
         line = f"{what}: {size}{whom} from {source} in {entry.duration_s:.3f} s, first byte {entry.seconds:.3f} s"
-    steps = f" after {', '.join(entry.steps)}" if entry.steps else ""
+    steps = f" ({', '.join(entry.steps)})" if entry.steps else ""
     return f"{line}{steps} [{entry.id}]"

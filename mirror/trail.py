@@ -85,7 +85,25 @@ class Step(NamedTuple):
     who: str = ""
 
     def __str__(self) -> str:
-        return f"{self.source} {self.who} {self.what}" if self.who else f"{self.source} {self.what}"
+        """The step in words, as the log and the page tell it."""
+        if self.what is What.ABSENT:
+            return _ABSENT[self.source]
+        return _WORDS[self.what].format(self.who or _NAMES[self.source])
+
+
+_NAMES: Final = {"store": "the store", "peer": "a peer", "upstream": "the registry"}
+_ABSENT: Final = {"store": "not in the store", "peer": "no peer has it", "upstream": "the registry does not have it"}
+_WORDS: Final = {
+    What.STALE: "{} no longer has it",
+    What.FULL: "{} has no upload slot free",
+    What.UNAVAILABLE: "{} is unavailable",
+    What.CORRUPT: "{} gave wrong bytes",
+    What.REFUSED: "{} refused",
+    What.OVER_QUOTA: "{} gives no more for now",
+    What.HEDGED: "{} was slow to answer, so another one was asked",
+    What.STALLED: "{} was too slow",
+    What.RESUMED: "went on from {}",
+}
 
 
 def read_member(header: str | None) -> str:

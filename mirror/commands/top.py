@@ -73,6 +73,6 @@ def top_lines(view: dict[str, Any]) -> Iterator[str]:
         at = time.strftime("%H:%M:%S", time.localtime(pull["at"]))
         source = " ".join(filter(None, (pull["source"].replace("_", " "), pull["holder"])))
         whom = f" to {pull['reader'] or 'a peer'}" if pull["face"] == "peer" else ""
-        steps = f" after {', '.join(pull['steps'])}" if pull["steps"] else ""
+        steps = f" ({', '.join(pull['steps'])})" if pull["steps"] else ""
         size = f"{size_text(pull['bytes'])} in {pull['duration_s']:.2f} s"
         yield printable(f"{at}  {pull['repository']} {pull['digest'][:19]}  {size} from {source}{whom}{steps}")

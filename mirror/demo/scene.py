@@ -136,8 +136,9 @@ class _AlwaysNamed:
 class Agent:
     """One agent: a process that runs `skvaller serve` with everything it keeps below `directory`."""
 
-    def __init__(self, name: str, directory: Path, ports: Sequence[int]) -> None:
+    def __init__(self, name: str, directory: Path, ports: Sequence[int], zone: str = "") -> None:
         self.name = name
+        self.zone = zone
         self.client_port, self.peer_port, self.publish_port, self.router_port, self.metrics_port = ports
         self.url = f"http://{LOOPBACK}:{self.client_port}"
         self.metrics_url = f"http://{LOOPBACK}:{self.metrics_port}"
@@ -149,6 +150,7 @@ class Agent:
         """Start the process; `ready` waits until it answers."""
         settings = {
             "name": self.name,
+            "zone": self.zone,
             "client-port": self.client_port,
             "peer-port": self.peer_port,
             "publish-port": self.publish_port,
@@ -208,13 +210,21 @@ class Agent:
 
 
 @asynccontextmanager
-async def running_agents(names: Sequence[str], directory: Path, registry_url: str) -> AsyncIterator[list[Agent]]:
-    """Agents of these names in one cluster, ended on the way out. Raises `SceneError` when one does not start."""
+async def running_agents(
+    names: Sequence[str], directory: Path, registry_url: str, zones: Sequence[str] = ("",)
+) -> AsyncIterator[list[Agent]]:
+    """Agents of these names in one cluster, in these zones by turns, ended on the way out.
+
+    Raises `SceneError` when one does not start.
+    """
     secret_file = directory / "secret"
     secret_file.touch(mode=0o600)
     secret_file.write_text(secrets.token_hex(32))
     ports = _free_ports(5 * len(names))
-    agents = [Agent(name, directory, ports[5 * place : 5 * place + 5]) for place, name in enumerate(names)]
+    agents = [
+        Agent(name, directory, ports[5 * place : 5 * place + 5], zones[place % len(zones)])
+        for place, name in enumerate(names)
+    ]
     async with AsyncExitStack() as stack:
         seeds = ""
         for agent in agents:

@@ -12,6 +12,7 @@ import shutil
 import pytest
 
 PACKAGES = {
+    "chromium": "chromium",
     "containerd": "containerd",
     "ctr": "containerd",
     "docker-registry": "docker-registry",

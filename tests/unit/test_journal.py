@@ -77,11 +77,12 @@ async def test_a_pull_is_one_entry_and_one_line_with_source_bytes_time_steps_and
         await fetch(session, **{ID_HEADER: "pull-7"})
     (entry,) = journal.recent()
     assert (entry.source, entry.holder, entry.bytes, entry.size, entry.status) == ("peer", "node-c", 3000, 3000, 200)
-    assert entry.steps == ("store absent", "peer node-b stale")
+    assert entry.steps == ("not in the store", "node-b no longer has it")
     assert entry.complete
     assert 0 <= entry.seconds <= entry.duration_s < 5
     (line,) = caplog.messages
-    for part in ("registry.test/lib/app blob", str(DIGEST), "3,000 bytes", "peer node-c", "node-b stale", "[pull-7]"):
+    left = "(not in the store, node-b no longer has it)"
+    for part in ("registry.test/lib/app blob", str(DIGEST), "3,000 bytes", "peer node-c", left, "[pull-7]"):
         assert part in line
     (record,) = caplog.records
     written = json.loads(JsonFormatter().format(record))

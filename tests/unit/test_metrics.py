@@ -111,8 +111,8 @@ async def test_every_step_is_counted_and_only_so_many_are_kept() -> None:
 
 
 def test_a_step_reads_as_words() -> None:
-    assert str(Step(What.STALE, "peer", "node-b")) == "peer node-b stale"
-    assert str(Step(What.ABSENT, "store")) == "store absent"
+    assert str(Step(What.STALE, "peer", "node-b")) == "node-b no longer has it"
+    assert str(Step(What.ABSENT, "store")) == "not in the store"
 
 
 @pytest.mark.parametrize("header", ["a b", "x" * 65, "ä", '"', "a,b"])

@@ -188,7 +188,7 @@ async def test_only_so_many_may_listen(tmp_path: Path, monkeypatch: pytest.Monke
         (["find", "nginx:1.27"], f"{DIGEST} is on 1 nodes"),
         (["find", "nosuchimage"], "no node is known to have nosuchimage"),
         (["transfers"], "nothing moves"),
-        (["top"], "from peer node-b after store absent"),
+        (["top"], "from peer node-b (not in the store)"),
     ],
 )
 async def test_commands_show_what_the_agent_tells_and_without_a_terminal_in_no_colour(
