@@ -103,6 +103,9 @@ _WORDS: Final = {
     What.HEDGED: "{} was slow to answer, so another one was asked",
     What.STALLED: "{} was too slow",
     What.RESUMED: "went on from {}",
+    What.LED: "this node fetched it for others",
+    What.FOLLOWED: "{} was fetching it",
+    What.ESCAPED: "the wait for another node was too long",
 }
 
 

@@ -113,6 +113,21 @@ def pulls() -> Iterator[Stat | TimeSeries]:
         (rate("skvaller_misses_total", "source, reason"), "{{source}} {{reason}}"),
     )
 
+    yield lines(
+        "Fetched together",
+        "led: a node fetched an object for others. followed: it came from a node that was fetching it. escaped: the "
+        "wait was too long, and it was fetched once more.",
+        "ops",
+        (rate("skvaller_herd_total", "role"), "{{role}}"),
+    )
+    yield lines(
+        "Fetched from peers, by zone",
+        "Bytes between zones often cost money.",
+        "Bps",
+        (rate("skvaller_peer_bytes_total", "zone"), "{{zone}} zone"),
+        stacked=True,
+    )
+
 
 def speed() -> Iterator[TimeSeries]:
     """How long runtimes wait."""

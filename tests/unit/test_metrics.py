@@ -110,6 +110,11 @@ async def test_every_step_is_counted_and_only_so_many_are_kept() -> None:
     assert samples(metrics, "skvaller_herd_total") == {("led",): 1, ("followed",): 1, ("escaped",): 1}
 
 
+@pytest.mark.parametrize("what", What)
+def test_every_step_reads_as_words(what: What) -> None:
+    assert all(str(Step(what, source)) for source in ("store", "peer", "upstream"))
+
+
 def test_a_step_reads_as_words() -> None:
     assert str(Step(What.STALE, "peer", "node-b")) == "node-b no longer has it"
     assert str(Step(What.ABSENT, "store")) == "not in the store"
