@@ -1,5 +1,8 @@
 """How an agent writes its log: for people or as JSON, one line an event, and not the same warning without end.
 
+What others say (names, reasons, paths) gets into messages, so what is not printable is escaped: nobody can write a line
+of their own into the log, or speak to the terminal on which it is read.
+
 A record may have `fields` (`extra={"fields": {...}}`): facts beside its text, which the JSON has by name.
 """
 
@@ -27,10 +30,23 @@ _HUMAN: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def configure_logs(level: str, form: str) -> None:
     """Write records of `level` and above to standard error; `form` is `human` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_HUMAN))
+    handler.setFormatter(JsonFormatter() if form == "json" else HumanFormatter(_HUMAN))
     handler.addFilter(RateLimit(time.monotonic))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+class HumanFormatter(logging.Formatter):
+    """A line of text."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging calls it so)
+        """The record without its traceback."""
+        if not record.message.isprintable():
+            record.message = "".join(
+                character if character.isprintable() else character.encode("unicode_escape").decode()
+                for character in record.message
+            )
+        return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):
