@@ -28,7 +28,7 @@ from mirror.authorization import Authorization
 from mirror.belonging import Belonging
 from mirror.bootstrap import Bootstrap
 from mirror.choice import Standing
-from mirror.cluster import PEER_PORT, Cluster
+from mirror.cluster import PEER_PORT, PEER_TLS, Cluster
 from mirror.control import control_routes
 from mirror.doors import LoopbackDoor, PeerDoor
 from mirror.elements import group_of
@@ -44,6 +44,7 @@ from mirror.metered import Metered
 from mirror.metrics import CONTENT_TYPE, Metrics
 from mirror.page import PAGE_PREFIX, create_page
 from mirror.peer_mac import KEY_LABEL, PeerMac
+from mirror.peer_tls import PeerTls
 from mirror.peers import Peers
 from mirror.pull import Pull
 from mirror.registry import create_registry
@@ -173,11 +174,12 @@ async def create_servers(
     def policy() -> Policy:
         return live.policy if cluster.hearsay.mirroring else replace(live.policy, mirroring=False)
 
+    tls = PeerTls(settings.peer_tls) if settings.peer_tls else None
     mac = PeerMac(*secret.derive_all(KEY_LABEL)) if secret else None
     standing = Standing(settings.zone, random.Random(), time.monotonic)  # noqa: S311 (spreads load)
     index = TrustedIndex(cluster, suspicion)
     peers = await stack.enter_async_context(
-        Peers(index, mac, standing, settings.name, fetched=metrics.fetched_from_peer)
+        Peers(index, mac, standing, settings.name, fetched=metrics.fetched_from_peer, tls=tls)
     )
     upstream = await stack.enter_async_context(Upstream(live.registries))
     registries = Metered(upstream, metrics.fetched)
@@ -220,8 +222,15 @@ async def create_servers(
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
     peer_app = create_registry(given, journal.face("peer", peer_face), [*door, slots])
     return [
-        HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s, client_face),
-        HttpServer(peer_app, settings.address, settings.peer_port, settings.grace_s, peer_face),
+        HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s, observer=client_face),
+        HttpServer(
+            peer_app,
+            settings.address,
+            settings.peer_port,
+            settings.grace_s,
+            observer=peer_face,
+            tls=tls.server_context() if tls else None,
+        ),
     ]
 
 
@@ -249,7 +258,7 @@ def gossip_config(settings: Settings, seeds: tuple[str, ...], secret: ClusterSec
         publish_port=settings.publish_port,
         router_port=settings.router_port,
         zone=settings.zone,
-        attributes={PEER_PORT: str(settings.peer_port)},
+        attributes={PEER_PORT: str(settings.peer_port)} | ({PEER_TLS: "1"} if settings.peer_tls else {}),
         seeds=seeds,
         secret=secret,
         epoch_file=settings.epoch_file,

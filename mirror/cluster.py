@@ -34,6 +34,8 @@ thousands."""
 
 PEER_PORT: Final = "peer_port"
 """The attribute of a member's record that tells the port of its peer face."""
+PEER_TLS: Final = "peer_tls"
+"""The attribute that tells that its peer face speaks TLS."""
 
 
 class Cluster:
@@ -125,4 +127,5 @@ def _holder(member: Member, *, suspect: bool) -> Holder | None:
         log.warning("member %s names no peer port", member.name)
         return None
     host = f"[{member.address}]" if ":" in member.address else member.address
-    return Holder(_target(member), f"http://{host}:{port}", member.zone, suspect=suspect)
+    scheme = "https" if member.attributes.get(PEER_TLS) else "http"
+    return Holder(_target(member), f"{scheme}://{host}:{port}", member.zone, suspect=suspect)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import ssl
 from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
@@ -40,7 +41,14 @@ class HttpServer:
     """Serves `app` on `address`:`port` from `bind` until `stop`; the observer is told of requests over the limits."""
 
     def __init__(
-        self, app: ASGIApp, address: str, port: int, grace_s: float, observer: ConnectionObserver | None = None
+        self,
+        app: ASGIApp,
+        address: str,
+        port: int,
+        grace_s: float,
+        *,
+        observer: ConnectionObserver | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.address = address
         self.port = port
@@ -50,21 +58,23 @@ class HttpServer:
         if MISMATCH:
             log.error("bytes are copied, which takes several times the CPU: this uvicorn has no %s", MISMATCH)
             protocol = partial(LimitedProtocol, observer)
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                http=protocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=max(1, round(grace_s)),
-            )
+        config = uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(grace_s)),
         )
+        if tls is not None:
+            config.load()
+            config.ssl = tls
+        self._server = _Server(config)
 
     def bind(self) -> None:
         """Take the port. Raises `ListenError`."""

@@ -1,39 +1,34 @@
-"""An HTTP/1.1 client for peers, on plain non-blocking sockets, so that a body can be moved without being read.
+"""An HTTP/1.1 client for peers, whose bodies can be moved without being read (`mirror.peer_connection`).
 
 It speaks the little that peers need of each other: GET and HEAD, answers with a Content-Length. The head of an answer
-is read here (checked by llhttp, through httptools); the body stays in the socket, for `mirror.pieces`. A connection is
+is read here (checked by llhttp, through httptools); the body is left to `mirror.pieces`. A connection is
 used again only after the exact end of a body. Whatever a peer can get wrong is an `UnavailableError`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import deque
-from dataclasses import dataclass
-from ipaddress import ip_address
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import httptools
 from starlette.datastructures import Headers
 
+from mirror import peer_connection
 from mirror.errors import UnavailableError
 from mirror.http_client import read_length, reason
-from mirror.pieces import SocketPiece
+from mirror.peer_connection import connect, read_place
+from mirror.pieces import moved
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from mirror.peer_connection import Connection, Place
+    from mirror.peer_tls import PeerTls
     from mirror.pieces import Piece
 
-CONNECT_S: Final = 1.0
-SILENCE_S: Final = 3.0
-"""How long a peer may take to answer with its first bytes, and how long it may be silent after them. A stopped
-process still accepts connections (its kernel does), so this is what finds it out."""
 HEAD_BYTES_MAX: Final = 16 * 1024
-READ_BYTES: Final = 16 * 1024
-"""How much is asked for while a head is read. What comes of the body with it goes through Python."""
 IDLE_S: Final = 30.0
 """How long a connection waits for its next use: less than `mirror.http_server.KEEP_ALIVE_S`, so that it is rarely the
 peer who closes it."""
@@ -42,10 +37,11 @@ IDLE_MAX: Final = 128
 
 
 class PeerClient:
-    """Asks peers, and keeps connections to them until `aclose`."""
+    """Asks peers, and keeps connections to them until `aclose`. `tls` is for those that speak it."""
 
-    def __init__(self) -> None:
-        self._idle: deque[_Connection] = deque()  # the one that waits longest comes first
+    def __init__(self, tls: PeerTls | None = None) -> None:
+        self._tls = tls
+        self._idle: deque[Connection] = deque()  # the one that waits longest comes first
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -55,71 +51,72 @@ class PeerClient:
         if self._timer is not None:
             self._timer.cancel()
         while self._idle:
-            self._idle.popleft().socket.close()
+            self._idle.popleft().close()
 
     async def ask(self, url: str, method: str, path: str, headers: Mapping[str, str]) -> Answer:
-        """Send a request to the peer at `url` (`http://<address>:<port>`); its answer, with the first bytes at hand.
+        """Send a request to the peer at `url` (`http[s]://<address>:<port>`); its answer, with the first bytes at hand.
 
         Raises `UnavailableError`. An idle connection may have been closed by the peer just now, so a request that
         got no answer on one goes out again on a new one.
         """
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {url.removeprefix('http://')}"]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {url.partition('//')[2]}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         request = "\r\n".join([*lines, "", ""]).encode("latin-1")
-        address = _read_address(url)
-        connection = self._take(address)
+        place = read_place(url)
+        connection = self._take(place)
         if connection is not None:
             try:
                 return await self._exchange(connection, method, request)
             except _StaleError:
                 pass
-        return await self._exchange(await _connect(address), method, request)
+        tls = self._tls.client_context() if self._tls is not None and place[0] == "https" else None
+        return await self._exchange(await connect(place, tls), method, request)
 
-    def keep(self, connection: _Connection) -> None:
+    def keep(self, connection: Connection) -> None:
         """Take back a connection that is at the exact end of an answer."""
         if self._closed:
-            connection.socket.close()
+            connection.close()
             return
         connection.used = True
         connection.idle_since = asyncio.get_running_loop().time()
         self._idle.append(connection)
         if len(self._idle) > IDLE_MAX:
-            self._idle.popleft().socket.close()
+            self._idle.popleft().close()
         if self._timer is None:
             self._sweep()
 
-    def _take(self, address: _Address) -> _Connection | None:
-        for connection in [each for each in reversed(self._idle) if each.address == address]:
+    def _take(self, place: Place) -> Connection | None:
+        for connection in [each for each in reversed(self._idle) if each.place == place]:
             self._idle.remove(connection)
             if connection.is_quiet():
                 return connection
-            connection.socket.close()
+            connection.close()
         return None
 
     def _sweep(self) -> None:
         """Close the connections that were idle for too long, and come again when the next one is due."""
         loop = asyncio.get_running_loop()
         while self._idle and loop.time() - self._idle[0].idle_since >= IDLE_S:
-            self._idle.popleft().socket.close()
+            self._idle.popleft().close()
         due = self._idle[0].idle_since + IDLE_S if self._idle else None
         self._timer = None if due is None else loop.call_at(due, self._sweep)
 
-    async def _exchange(self, connection: _Connection, method: str, request: bytes) -> Answer:
+    async def _exchange(self, connection: Connection, method: str, request: bytes) -> Answer:
         try:
-            async with asyncio.timeout(SILENCE_S):
-                await asyncio.get_running_loop().sock_sendall(connection.socket, request)
+            async with asyncio.timeout(peer_connection.SILENCE_S):
+                await connection.send(request)
                 return await self._read_answer(connection, method)
         except TimeoutError as error:
-            connection.socket.close()
-            raise UnavailableError(f"it did not answer within {SILENCE_S:g} s") from error
+            connection.close()
+            raise UnavailableError(f"it did not answer within {peer_connection.SILENCE_S:g} s") from error
         except OSError as error:
-            connection.socket.close()
+            connection.close()
             raise (_StaleError if connection.used else UnavailableError)(reason(error)) from error
         except BaseException:
-            connection.socket.close()
+            connection.close()
             raise
 
-    async def _read_answer(self, connection: _Connection, method: str) -> Answer:
+    async def _read_answer(self, connection: Connection, method: str) -> Answer:
         head, ahead = await _read_head(connection)
         if "Transfer-Encoding" in head.headers or head.status < 200:
             raise UnavailableError("its answer is of a kind that peers do not give")
@@ -127,7 +124,7 @@ class PeerClient:
         if length is None:
             raise UnavailableError("it answered without a Content-Length")
         if length and not ahead:
-            ahead = await _receive(connection)
+            ahead = await connection.receive()
         if len(ahead) > length:
             raise UnavailableError("more came than its Content-Length says")
         return Answer(self, connection, head, length, ahead)
@@ -136,7 +133,7 @@ class PeerClient:
 class Answer:
     """A peer's answer: its head, and a body of `length` bytes (a `mirror.source.Body`)."""
 
-    def __init__(self, client: PeerClient, connection: _Connection, head: _Head, length: int, ahead: bytes) -> None:
+    def __init__(self, client: PeerClient, connection: Connection, head: _Head, length: int, ahead: bytes) -> None:
         self.status = head.status
         self.headers = head.headers
         self.length = length
@@ -152,11 +149,12 @@ class Answer:
         if self._ahead:
             yield self._ahead
         if self._left:
-            piece = SocketPiece(self._connection.socket, self._left, SILENCE_S)
-            yield piece
-            self._left -= piece.sent
+            async with aclosing(self._connection.body(self._left)) as pieces:
+                async for piece in pieces:
+                    yield piece
+                    self._left -= moved(piece)
             if self._left:
-                raise UnavailableError(f"the body broke off: {piece.failure}")
+                raise UnavailableError(f"the body broke off: {self._connection.failure}")
 
     async def aclose(self) -> None:
         """Keep the connection if nothing more will come of this answer, else close it."""
@@ -166,32 +164,11 @@ class Answer:
         if self._keep_alive and not self._left:
             self._client.keep(self._connection)
         else:
-            self._connection.socket.close()
+            self._connection.close()
 
 
 class _StaleError(UnavailableError):
     """A connection that was idle turned out to be closed."""
-
-
-_Address = tuple[str, int]
-
-
-@dataclass(eq=False, slots=True)
-class _Connection:
-    address: _Address
-    socket: socket.socket
-    used: bool = False
-    idle_since: float = 0.0
-
-    def is_quiet(self) -> bool:
-        """Whether it is still open, and nothing came that nobody asked for."""
-        try:
-            self.socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
 
 
 class _Head:
@@ -222,46 +199,13 @@ class _Head:
             raise UnavailableError(f"its answer is not HTTP: {error}") from error
 
 
-def _read_address(url: str) -> _Address:
-    try:
-        parts = urlsplit(url)
-        return str(ip_address(parts.hostname or "")), parts.port or 80
-    except ValueError as error:
-        raise UnavailableError(f"it cannot be reached at {url!r}: {error}") from error
-
-
-async def _connect(address: _Address) -> _Connection:
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            await asyncio.get_running_loop().sock_connect(connection, address)
-    except TimeoutError as error:
-        connection.close()
-        raise UnavailableError(f"it cannot be reached within {CONNECT_S:g} s") from error
-    except OSError as error:
-        connection.close()
-        raise UnavailableError(reason(error)) from error
-    except BaseException:
-        connection.close()
-        raise
-    return _Connection(address, connection)
-
-
-async def _read_head(connection: _Connection) -> tuple[_Head, bytes]:
+async def _read_head(connection: Connection) -> tuple[_Head, bytes]:
     """The head of an answer, and what came of the body with it."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         if len(data) > HEAD_BYTES_MAX:
             raise UnavailableError(f"its answer's head has more than {HEAD_BYTES_MAX} bytes")
-        data += await _receive(connection)
+        data += await connection.receive()
     head = _Head()
     head.feed(data[: end + 4])
     return head, data[end + 4 :]
-
-
-async def _receive(connection: _Connection) -> bytes:
-    data = await asyncio.get_running_loop().sock_recv(connection.socket, READ_BYTES)
-    if not data:
-        raise ConnectionResetError("it closed the connection")
-    return data

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mirror.oci import Descriptor, Digest
     from mirror.peer_client import Answer
     from mirror.peer_mac import PeerMac, Target
+    from mirror.peer_tls import PeerTls
     from mirror.pieces import Piece
     from mirror.source import Body, Request
 
@@ -90,13 +91,14 @@ class Peers:
         name: str = "",
         *,
         fetched: Callable[[str, int], None] = lambda _zone, _size: None,
+        tls: PeerTls | None = None,
     ) -> None:
         self._index = index
         self._fetched = fetched
         self._mac = mac
         self._standing = standing
         self._name = name
-        self._client = PeerClient()
+        self._client = PeerClient(tls)
         self._patience = Patience()
         self.refused = 0
         """Requests that peers refused: they do not take this node for a member."""

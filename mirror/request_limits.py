@@ -61,7 +61,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._quiet_since = self.loop.time()
         self._set_deadline()
         if len(self.connections) > CONNECTIONS_MAX:
-            idle = [each for each in self.connections if isinstance(each, LimitedProtocol) and not each.is_answering]
+            others = [each for each in self.connections if isinstance(each, LimitedProtocol) and each is not self]
+            idle = [each for each in others if not each.is_answering]
             min(idle, key=lambda each: each.quiet_since, default=self).give_way()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -30,6 +30,7 @@ from mirror.options import (
     read_text,
     words,
 )
+from mirror.peer_tls import TlsFiles
 from mirror.registry_table import RegistrySettings, TableError, read_tables, read_words
 from mirror.toml_lines import line_of
 
@@ -117,6 +118,19 @@ class Settings:
     secret_file: Path | None = option(
         read_path, "File with the cluster secret: at least 32 random bytes, the same on every node.", default=None
     )
+    peer_certificate: Path | None = option(
+        read_path,
+        "This node's certificate in PEM, with which peers speak TLS to each other. With it go peer_key and "
+        "peer_authority. Changed files are used from the next connection on. Bytes then pass through this process, "
+        "which takes several times the CPU.",
+        default=None,
+    )
+    peer_key: Path | None = option(read_path, "The key of peer_certificate, in PEM.", default=None)
+    peer_authority: Path | None = option(
+        read_path,
+        "The certificates of the authority that signs those of all members, and of nobody else, in PEM.",
+        default=None,
+    )
     epoch_file: Path | None = option(
         read_path,
         "Small file in which the number of starts is kept; without it a restart relies on what peers remember.",
@@ -203,12 +217,22 @@ class Settings:
                 f"address: {self.address!r} is not allowed without a secret_file: "
                 "make one with `openssl rand -base64 32 > FILE` and give it to every node"
             )
+        tls = [self.peer_certificate, self.peer_key, self.peer_authority]
+        if any(tls) and not all(tls):
+            raise SettingsError("peer_certificate, peer_key and peer_authority go together: set all three, or none")
         if not self.advertise_address:
             object.__setattr__(self, "advertise_address", self.address)
         if ip_address(self.advertise_address).is_unspecified:
             raise SettingsError(
                 f"advertise_address: {self.advertise_address!r} reaches no node; give the address of this one"
             )
+
+    @property
+    def peer_tls(self) -> TlsFiles | None:
+        """What peers speak TLS with, if they do."""
+        if self.peer_certificate is None or self.peer_key is None or self.peer_authority is None:
+            return None
+        return TlsFiles(self.peer_certificate, self.peer_key, self.peer_authority)
 
     @property
     def own_seed(self) -> str:

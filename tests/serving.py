@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,10 +27,14 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, *, grace_s: float = 1, observer: ConnectionObserver | None = None
+    app: ASGIApp,
+    *,
+    grace_s: float = 1,
+    observer: ConnectionObserver | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[str]:
     """Serve an app as an agent does; gives its URL."""
-    server = HttpServer(app, HOST, free_port(), grace_s, observer)
+    server = HttpServer(app, HOST, free_port(), grace_s, observer=observer, tls=tls)
     server.bind()
     task = asyncio.create_task(server.serve())
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mirror import peer_client
+from mirror import peer_client, peer_connection
 from mirror.errors import UnavailableError
 from mirror.peer_client import HEAD_BYTES_MAX, Answer, PeerClient
 from mirror.source import read_all
@@ -151,7 +151,9 @@ async def test_a_request_that_meets_a_closing_connection_goes_out_again(monkeypa
         await read(await get(http, server))
         server.writers[0].transport.abort()
         await asyncio.sleep(0.05)
-        monkeypatch.setattr(peer_client._Connection, "is_quiet", lambda _: True)  # it closes right after the look
+        monkeypatch.setattr(
+            peer_connection.PlainConnection, "is_quiet", lambda _: True
+        )  # it closes right after the look
         assert await read(await get(http, server)) == BODY
         assert server.connections == 2
 
@@ -200,7 +202,7 @@ BAD = {
 
 @pytest.mark.parametrize("answer", BAD.values(), ids=BAD.keys())
 async def test_a_bad_answer_is_of_no_use(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_client, "SILENCE_S", 0.3)
+    monkeypatch.setattr(peer_connection, "SILENCE_S", 0.3)
     async with peer(answer) as server, client() as http:
         with pytest.raises(UnavailableError):
             await get(http, server)
@@ -208,7 +210,7 @@ async def test_a_bad_answer_is_of_no_use(answer: bytes, monkeypatch: pytest.Monk
 
 
 async def test_a_peer_that_is_silent_in_the_middle_of_a_body_has_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_client, "SILENCE_S", 0.2)
+    monkeypatch.setattr(peer_connection, "SILENCE_S", 0.2)
     async with peer(GOOD[:-1]) as server, client() as http:
         with pytest.raises(UnavailableError, match="silent"):
             await read(await get(http, server))
@@ -223,7 +225,7 @@ async def test_a_peer_that_cannot_be_reached_is_given_up_in_time(monkeypatch: py
             await asyncio.sleep(30)
 
         monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", never)
-        monkeypatch.setattr(peer_client, "CONNECT_S", 0.1)
+        monkeypatch.setattr(peer_connection, "CONNECT_S", 0.1)
         with pytest.raises(UnavailableError, match="within"):
             await http.ask(f"http://{HOST}:1", "GET", "/", {})
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from mirror import hedge, peer_client
+from mirror import hedge, peer_connection
 from mirror.choice import Holder, Standing
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.oci import ByteRange, Digest, Kind, Repository
@@ -87,7 +87,7 @@ BAD: dict[str, tuple[Script, str]] = {
 async def test_a_bad_peer_is_replaced_by_another_one(
     script: Script, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer_client, "SILENCE_S", 0.5)
+    monkeypatch.setattr(peer_connection, "SILENCE_S", 0.5)
     request = replace(BLOB, trail=Trail())
     async with scripted(script) as bad, scripted(GOOD) as good:
         async with peers_at(bad.url, good.url) as peers:

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from mirror import peer_client, zero_copy
+from mirror import peer_client, peer_connection, zero_copy
 from mirror.choice import Holder, Standing
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.metrics import Metrics
@@ -145,7 +145,7 @@ async def test_a_relayed_blob_is_not_read_by_the_relay(tmp_path: Path, monkeypat
     monkeypatch.setattr(zero_copy, "SocketMover", Counting)
     async with real_peer(tmp_path) as url, mirror_of(url) as mirror:
         await pull(mirror)
-    assert sum(spliced) >= SIZE - peer_client.READ_BYTES - peer_client.HEAD_BYTES_MAX
+    assert sum(spliced) >= SIZE - peer_connection.READ_BYTES - peer_client.HEAD_BYTES_MAX
 
 
 @pytest.mark.parametrize("cut", [SIZE // 10, SIZE // 2, SIZE - 1])
@@ -153,7 +153,7 @@ async def test_a_relayed_blob_is_not_read_by_the_relay(tmp_path: Path, monkeypat
 async def test_a_peer_that_breaks_off_is_replaced_in_the_same_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int, end: dict[str, bool]
 ) -> None:
-    monkeypatch.setattr(peer_client, "SILENCE_S", 0.5)
+    monkeypatch.setattr(peer_connection, "SILENCE_S", 0.5)
     async with scripted(answering_then(cut, **end)) as bad, real_peer(tmp_path) as good:
         async with mirror_of(bad.url, good) as mirror:
             data, holder = await pull(mirror)
