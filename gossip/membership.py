@@ -153,7 +153,7 @@ class Membership:
     """All records of one replica. Times are seconds of the local clock.
 
     `changed` are the names of those of whom something changed that lookups depend on; `reshaped` is set when the set of
-    live members changed. Who acts on them clears them.
+    live members changed, or what they speak. Who acts on them clears them.
     """
 
     def __init__(self, config: Config, epoch: Epoch) -> None:
@@ -204,6 +204,8 @@ class Membership:
                 other.disconnected = False
             if member.epoch != before.epoch:
                 other.sequence = 0
+            if member.protocol != before.protocol:
+                self.reshaped = True  # what all speak may be another
             if (member.status >= Status.DOWN) != (before.status >= Status.DOWN):
                 self._turn(other, now)
             if member.status is Status.DOWN:
@@ -313,9 +315,12 @@ class Membership:
         self.reshaped = True
 
     def protocol(self) -> int:
-        """What all live members speak: only what that version has may be said."""
+        """What all live members speak, this one included: only what that version has may be said.
+
+        Who knows nobody speaks the oldest that it understands, since the one that it asks to be let in may speak that.
+        """
         live = (other.member.protocol for name, other in self.others.items() if name not in self.gone)
-        return min(live, default=PROTOCOL)
+        return min(self.me.protocol, min(live, default=max(1, self.me.protocol - 1)))
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -97,7 +97,7 @@ class Replica:
         self._encounters = Encounters(state, self._content, self._detector, self._exchange)
         self._outputs: list[Output] = []
         self._running, self._sequence = False, 0
-        self._protocol = self.me.protocol
+        self._protocol = self.membership.protocol()
         self._taught_until = self._flush_at = self._heartbeat_at = self._revise_at = 0.0
         self._derive_at = inf
 
@@ -329,7 +329,7 @@ class Replica:
         for name in wanted:
             if name not in self.membership.linked:
                 self._outputs.append(Link(self.membership.link(name, now)))
-        self._protocol = min(self.membership.protocol(), self.me.protocol)
+        self._protocol = self.membership.protocol()
 
     def _pull(self, now: float) -> None:
         for source, have in self._content.gaps.due(self.set, self.membership.others, now).items():

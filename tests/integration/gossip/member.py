@@ -26,7 +26,7 @@ def state(node: Node) -> dict[str, Any]:
     stands = [(name, repr(held.at(name)), held.audit(name)) for name in known]
     return {
         "members": known,
-        "pairs": sum(len(held.elements(name)) for name in known),
+        "pairs": sum(len(held.cells[name].sequences) for name in known if name in held.cells),
         "hash": hashlib.sha256(repr(stands).encode()).hexdigest(),
         "audit_mismatches": node.counters.audit_mismatches,
         "refused": node.counters.refused_connections,

@@ -210,9 +210,21 @@ def test_there_is_a_limit_on_members(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_feature_is_used_only_when_all_live_members_have_it() -> None:
     newer = replace(BEN, name="cyd", protocol=2)
     known = knowing(BEN, newer)
+    known.me = replace(known.me, protocol=2)
     assert known.protocol() == 1
     known.learn(DOWN, 0.0)
     assert known.protocol() == 2
+    known.me = replace(known.me, protocol=1)
+    assert known.protocol() == 1, "no more than it speaks itself"
+
+
+def test_who_knows_nobody_speaks_the_oldest_that_it_understands() -> None:
+    known = knowing()
+    known.forget("ben")
+    assert known.protocol() == 1
+    for mine, spoken in ((2, 1), (5, 4)):
+        known.me = replace(known.me, protocol=mine)
+        assert known.protocol() == spoken
 
 
 def test_a_silent_members_connection_is_opened_anew_ever_more_rarely() -> None:
