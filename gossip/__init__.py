@@ -41,8 +41,7 @@ the same connections. Gossip gives it no meaning.
 and retry has a limit, named where it is used. No call works for longer than some milliseconds, whatever arrives.
 
 **Versions.** A member understands its own protocol and the one before, and speaks what all live members do. Fields
-that it does not know it ignores. The bytes are described in `gossip.codec`, with an example of each message in its
-tests.
+that it does not know it ignores. docs/wire-format.md shows the bytes, with an example of each message.
 
 **Knobs.** The fields of `Config`, each with its meaning, unit, relation to others and what raising it costs. The
 defaults are meant for 2 to 10,000 members on a LAN; none need be changed with the size of the cluster.

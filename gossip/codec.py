@@ -1,4 +1,4 @@
-"""Messages as bytes: frames of [topic, header, payload ...].
+"""Messages as bytes: frames of [topic, header, payload ...]. docs/wire-format.md has an example of each.
 
 The topic is one byte, for subscriptions. The header is JSON: `v` protocol version, `c` cluster, `s` sender, `e` its
 epoch as [counter, nonce], `n` its sequence number, `k` the kind, and the kind's own fields (`gossip.fields`). Fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -300,3 +301,22 @@ def test_the_first_protocol_has_none_before_it(version: int) -> None:
 )
 def test_damage_to_what_is_compared_or_sent_in_parts_is_refused(frames: list[bytes]) -> None:
     assert refusal(frames) == "malformed"
+
+
+def shown(frames: list[bytes]) -> str:
+    """Frames as `docs/wire-format.md` shows them: a line each, the topic and the header as text, payload in hex."""
+    topic, header, *payload = frames
+    return "\n".join([topic.decode(), header.decode(), *(hexadecimal(frame) for frame in payload)])
+
+
+def hexadecimal(frame: bytes) -> str:
+    if len(frame) > 64:
+        return f"{frame[:24].hex(' ', 8)} ... {frame[-8:].hex()} ({len(frame)} bytes)"
+    return frame.hex(" ") or "(empty)"
+
+
+@pytest.mark.parametrize(("message", "frames"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_the_page_on_the_wire_format_shows_this_example(message: Message, frames: list[bytes]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "wire-format.md").read_text()
+    section = page.partition(f"\n### {type(message).__name__}\n")[2].partition("\n### ")[0]
+    assert f"```\n{shown(frames)}\n```" in section
