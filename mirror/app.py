@@ -208,7 +208,14 @@ async def create_servers(
     explainer = Explainer(holdings, in_flight, peers, upstream, cluster, index, standing, journal)
     views = Views(node, cluster, settings, metrics, journal, transfers, lambda: store.answering_since, time.monotonic())
     answers = {
-        "node": answer_node(node, settings, store, peers, lambda: metrics.refusals("peer", "mac", "no_mac")),
+        "node": answer_node(
+            node,
+            settings,
+            store,
+            peers,
+            refused=lambda: metrics.refusals("peer", "mac", "no_mac"),
+            switches=lambda: {"here": live.mirroring, "everywhere": cluster.hearsay.mirroring},
+        ),
         "last": answer_last(journal),
         "explain": answer_explain(explainer),
     }

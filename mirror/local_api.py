@@ -81,8 +81,19 @@ def create_local_api(answers: Mapping[str, Answer], feed: Feed | None = None) ->
     return Starlette(routes=routes, exception_handlers={HTTPException: unknown})
 
 
-def answer_node(node: Node, settings: Settings, store: Store, peers: Peers, refused: Callable[[], int]) -> Answer:
-    """Gives what an agent is and knows of others, without any secret; `refused` counts who was kept out as a peer."""
+def answer_node(
+    node: Node,
+    settings: Settings,
+    store: Store,
+    peers: Peers,
+    *,
+    refused: Callable[[], int],
+    switches: Callable[[], Mapping[str, bool]],
+) -> Answer:
+    """Gives what an agent is and knows of others, without any secret.
+
+    `refused` counts who was kept out as a peer; `switches` tells how the kill switches stand, here and everywhere.
+    """
 
     async def answer(_: QueryParams) -> object:
         counters = node.counters
@@ -94,6 +105,7 @@ def answer_node(node: Node, settings: Settings, store: Store, peers: Peers, refu
             "zone": settings.zone,
             "seeds": settings.seeds,
             "store": settings.store,
+            "mirroring": switches(),
             "store_answers": store.answering_since is not None,
             "containerd_socket": str(settings.containerd_socket),
             "pin_bytes_max": settings.containerd_pin_bytes_max,

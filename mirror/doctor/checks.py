@@ -12,7 +12,7 @@ from mirror.doctor.cluster_checks import CLUSTER_CHECKS
 from mirror.doctor.findings import Finding, Level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from mirror.doctor.facts import Facts, HostsFile
 
@@ -32,6 +32,7 @@ def check_agent(facts: Facts) -> Iterator[Finding]:
     if facts.agent is not None:
         name, version = facts.agent["name"], facts.agent["version"]
         yield Finding("agent", Level.OK, f"The agent {name} {version} answers at {facts.agent_url}.".replace("  ", " "))
+        yield from _check_switches(facts.agent["mirroring"])
     elif facts.foreign:
         yield Finding(
             "agent",
@@ -48,6 +49,19 @@ def check_agent(facts: Facts) -> Iterator[Finding]:
             FALLS_BACK,
             "Start it (systemctl start skvaller, or look at the pod on this node), or name its port with --agent.",
         )
+
+
+def _check_switches(mirroring: Mapping[str, bool]) -> Iterator[Finding]:
+    """Is anything mirrored?"""
+    for where, name, flag in (("here", "this agent", ""), ("everywhere", "all agents", " --everywhere")):
+        if not mirroring[where]:
+            yield Finding(
+                "agent",
+                Level.PROBLEM,
+                f"The kill switch of {name} is thrown: every pull is answered with 404.",
+                FALLS_BACK,
+                f"Run `skvaller mirroring on{flag}`" + ("." if flag else ", or set mirroring = true in its file."),
+            )
 
 
 def check_runtime(facts: Facts) -> Iterator[Finding]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from gossip import Config, Member, Node, Status
 from gossip.or_set import Epoch, Snapshot
-from mirror.cluster import Cluster, TagElement, Word, content_key, group_of, tag_group
+from mirror.cluster import Cluster
+from mirror.elements import TagElement, Word, content_key, group_of, tag_group
 from mirror.feed import Feed
 from mirror.journal import Journal
 from mirror.local_api import PREFIX, create_local_api

@@ -28,6 +28,7 @@ AGENT: dict[str, Any] = {
     "zone": "z1",
     "seeds": ["10.0.0.2:29993"],
     "store": "containerd",
+    "mirroring": {"here": True, "everywhere": True},
     "store_answers": True,
     "containerd_socket": "/run/containerd/containerd.sock",
     "pin_bytes_max": 0,
@@ -93,6 +94,20 @@ WRONG: dict[str, tuple[Facts, str, Level, str, str]] = {
         Level.PROBLEM,
         "not an agent",
         "--agent",
+    ),
+    "the kill switch of the agent": (
+        replace(WELL, agent=agent(mirroring={"here": False, "everywhere": True})),
+        "agent",
+        Level.PROBLEM,
+        "kill switch of this agent",
+        "mirroring on`, or",
+    ),
+    "the kill switch of all agents": (
+        replace(WELL, agent=agent(mirroring={"here": True, "everywhere": False})),
+        "agent",
+        Level.PROBLEM,
+        "kill switch of all agents",
+        "--everywhere",
     ),
     "no containerd": (
         replace(WELL, runtime=Runtime(RUNTIME.socket, error="no such file")),

@@ -66,7 +66,6 @@ UNUSED = {
     "skvaller_gossip_dropped_total",  # for a closer look: what it means depends on the reason
     "skvaller_gossip_messages_in_total",  # bytes tell more
     "skvaller_gossip_messages_out_total",
-    "skvaller_reloads_total",  # whoever changes the settings sees the result in the log
 }
 
 
