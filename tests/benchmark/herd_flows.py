@@ -1,0 +1,200 @@
+"""Bytes on their way, as a model: flows from givers to takers, in steps of simulated time.
+
+In each step a giver's uplink is divided evenly among its flows; what one cannot use, the others get. A flow is bounded
+by its taker's downlink, by a limit of its own (a registry's rate for each connection), and by how far its giver has the
+object itself, as of the end of the step before: so a byte takes at least one step from node to node. There is no loss,
+no TCP, no cost of computing, and the network between the nodes carries everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from mirror.errors import UnavailableError
+from mirror.peer_client import SILENCE_S
+from mirror.pieces import FilePiece, Piece
+from mirror.transfer import Bell
+
+PIECES = 16
+"""In how many pieces the taker of an object is told how far it is."""
+END_BYTES = 1.0
+"""Less than this is nothing: the rounding of floating point numbers."""
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """A node's connection to the network, or a registry's."""
+
+    name: str
+    zone: str
+    uplink: float
+    """Bytes a second, as is `downlink`."""
+    downlink: float
+    flows: list[Flow] = field(default_factory=list)
+    """Those that it gives."""
+    room: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Stock:
+    """How far somebody has an object."""
+
+    size: int
+    have: float = 0.0
+    grown: Bell = field(default_factory=Bell)
+    failure: str = ""
+    """Why it grows no more for now."""
+    lineage: tuple[str, ...] = ()
+
+    async def reach(self, position: int) -> None:
+        """Wait until the byte at `position` is here."""
+        while self.have <= position:
+            if self.failure:
+                raise UnavailableError(self.failure)
+            await self.grown.wait()
+
+    def fail(self, why: str) -> None:
+        self.failure = why
+        self.grown.ring()
+
+
+@dataclass(eq=False, slots=True)
+class Flow:
+    """An object or its rest on its way; ends with a `failure`, or without."""
+
+    giver: Link
+    given: Stock
+    taker: Link
+    taken: Stock
+    begun_at: int
+    rate_max: float
+    progressed_at: float
+    position: float = 0.0
+    grant: float = 0.0
+    wake_at: float = 0.0
+    awake: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: str = ""
+
+    def __post_init__(self) -> None:
+        self.position = float(self.begun_at)
+
+    def usable(self) -> float:
+        """How much of what the giver has did not come yet."""
+        return min(self.given.have, self.given.size) - self.position - self.grant
+
+    @property
+    def whole(self) -> bool:
+        return self.position >= self.given.size
+
+
+class Network:
+    """All flows. `run` moves them until it is cancelled."""
+
+    def __init__(self, step_s: float, rng: random.Random) -> None:
+        self.step_s = step_s
+        self.flows: dict[Flow, None] = {}
+        self.crossed = 0.0
+        """Bytes that went from one zone to another."""
+        self._rng = rng
+
+    def begin(self, giver: Link, given: Stock, taker: Link, taken: Stock, start: int, rate_max: float) -> Flow:
+        """A flow from one node's stock to another's."""
+        flow = Flow(giver, given, taker, taken, start, rate_max, asyncio.get_running_loop().time())
+        self.flows[flow] = None
+        giver.flows.append(flow)
+        return flow
+
+    def end(self, flow: Flow, failure: str = "") -> None:
+        """It gives nothing more; later calls do nothing."""
+        if flow in self.flows:
+            del self.flows[flow]
+            flow.giver.flows.remove(flow)
+            flow.failure = failure
+            if flow.giver.zone != flow.taker.zone and flow.giver.zone:
+                self.crossed += flow.position - flow.begun_at
+            flow.awake.set()
+            flow.over.set()
+
+    async def run(self) -> None:
+        """Move the bytes, step by step."""
+        while True:
+            await asyncio.sleep(self.step_s)
+            self._step(asyncio.get_running_loop().time())
+
+    def _step(self, now: float) -> None:
+        givers = list(dict.fromkeys(flow.giver for flow in self.flows))
+        self._rng.shuffle(givers)
+        for flow in self.flows:
+            flow.grant = 0.0
+            flow.taker.room = flow.taker.downlink * self.step_s
+        for giver in givers:
+            self._divide(giver)
+        for flow in list(self.flows):
+            self._move(flow, now)
+
+    def _divide(self, giver: Link) -> None:
+        """Water-filling: everybody gets the same, as far as it can use it."""
+        room = giver.uplink * self.step_s
+        wanting = [flow for flow in giver.flows if flow.usable() > 0]
+        while wanting and room > END_BYTES:
+            share = room / len(wanting)
+            unsated = []
+            for flow in wanting:
+                grant = min(share, flow.usable(), flow.taker.room, flow.rate_max * self.step_s - flow.grant)
+                flow.grant += grant
+                flow.taker.room -= grant
+                room -= grant
+                if grant == share:
+                    unsated.append(flow)
+            if len(unsated) == len(wanting):
+                break
+            wanting = unsated
+
+    def _move(self, flow: Flow, now: float) -> None:
+        if flow.grant > 0:
+            flow.position += flow.grant
+            if flow.given.size - flow.position < END_BYTES:
+                flow.position = float(flow.given.size)
+            flow.progressed_at = now
+            if flow.position > flow.taken.have:
+                flow.taken.have = flow.position
+                flow.taken.grown.ring()
+            if flow.position >= flow.wake_at:
+                flow.awake.set()
+            if flow.whole:
+                self.end(flow)
+        elif now - flow.progressed_at > SILENCE_S and flow.taker.downlink:
+            self.end(flow, "it is silent")
+
+
+class FlowBody:
+    """A flow as the bytes of a content (a `mirror.source.Body`)."""
+
+    def __init__(self, network: Network, flow: Flow) -> None:
+        self._network = network
+        self._flow = flow
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """A piece now and then, already moved: what counts is how long it took."""
+        flow, position = self._flow, self._flow.begun_at
+        step = max(1, math.ceil(flow.given.size / PIECES))
+        while position < flow.given.size:
+            flow.wake_at = min(position + step, flow.given.size)
+            flow.awake.clear()
+            if not flow.over.is_set() and flow.position < flow.wake_at:
+                await flow.awake.wait()
+            length = int(flow.position) - position
+            if length:
+                yield FilePiece(-1, position, length, sent=length)
+                position += length
+            if flow.over.is_set() and not flow.whole:
+                raise UnavailableError(flow.failure or "it was given up")
+
+    async def aclose(self) -> None:
+        """Take no more."""
+        self._network.end(self._flow, "the reader left")
