@@ -23,7 +23,7 @@ from mirror.herd.roster import Place, Roster
 from mirror.load import LINEAGE_HEADER, write_names
 from mirror.movers import STALL_S
 from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository
-from mirror.peer_client import CONNECT_S, SILENCE_S
+from mirror.peer_connection import CONNECT_S, SILENCE_S
 from mirror.peer_mac import Target
 from mirror.peers import Peers
 from mirror.pieces import Piece

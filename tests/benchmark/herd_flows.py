@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from mirror.errors import UnavailableError
-from mirror.peer_client import SILENCE_S
+from mirror.peer_connection import SILENCE_S
 from mirror.pieces import FilePiece, Piece
 from mirror.transfer import Bell
 

@@ -137,9 +137,7 @@ async def play(scene: Scene, options: Options) -> Outcome:
     began = loop.time()
     moving = asyncio.create_task(cluster.network.run())
     faults = asyncio.create_task(disturb(scene, cluster, digests, pulling, rng, unit_s))
-    pulls = []
-    for node in pulling:
-        pulls.append(node.spawn(later(node, rng.uniform(0, SPREAD_S), digests)))
+    pulls = [node.spawn(later(node, rng.uniform(0, SPREAD_S), digests)) for node in pulling]
     await asyncio.wait(pulls, timeout=ENOUGH * unit_s)
     await asyncio.wait([faults])
     faults.result()

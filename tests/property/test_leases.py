@@ -55,7 +55,7 @@ class Coordinator(RuleBasedStateMachine):
         self.heard_at = 0.0
         self.doubted_at: float | None = None
         self.done_at: float | None = None
-        self.given = 0
+        self.small_at: float | None = None
 
     @rule(seconds=st.sampled_from([0.01, 0.1, RENEW_S, 1.0, RENEWED_S + 0.1, 20.0]))
     def wait(self, seconds: float) -> None:
@@ -106,8 +106,8 @@ class Coordinator(RuleBasedStateMachine):
                 assert self.leader in (None, name) or self.is_over(), f"{name} leads beside {self.leader}"
                 self.leader, self.heard_at, self.doubted_at, self.done_at = name, self.now, None, None
             case Given(small):
-                assert self.done_at is not None
-                assert small.age_s == self.now - self.done_at
+                assert self.small_at is not None
+                assert small.age_s == self.now - self.small_at <= DONE_S
             case Probe() | Closed():
                 assert self.leader is None or self.is_over()
             case Noted():
@@ -136,6 +136,7 @@ class Coordinator(RuleBasedStateMachine):
         assert self.leases.answer(name, Release(Scope.ZONE, OBJECT, end, retry_s, body), self.now) == Noted()
         if name == self.leader and end is End.DONE:
             self.done_at = self.now
+            self.small_at = self.now if body else None
         elif name == self.leader:
             self.leader, self.done_at, self.doubted_at = None, None, None
 
