@@ -10,6 +10,7 @@ Invariants: see `Gaps.check`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from gossip.payload import content_bytes
@@ -102,7 +103,7 @@ class Gaps:
     @property
     def deadline(self) -> float:
         """When `due` has something to say; infinity when nothing is wanted."""
-        return min((want.due for want in self._wants.values()), default=float("inf"))
+        return min(want.due for want in self._wants.values()) if self._wants else inf
 
     def check(self, members: Container[str]) -> None:
         """Assert that only members' content is wanted or kept, and the limits."""

@@ -75,6 +75,17 @@ class Host:
         return now + self.clock_s
 
 
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """A message on its way: from whom in which of its lives, its bytes, and what they say unless they are decoded."""
+
+    origin: Host
+    origin_life: int
+    frames: list[bytes]
+    size: int
+    said: tuple[Sender, Message] | None
+
+
 class Network:
     """Events in the order of their time, and messages from node to node.
 
@@ -139,6 +150,7 @@ class Network:
         host.bytes_out += size * len(receivers)
         self._sent += 1
         said = None if self._sent % self._decode_every == 0 else (sender, message)
+        letter = _Letter(host, host.life, frames, size, said)
         faults = self.faults
         for receiver, life in receivers:
             near = faults.latency_between_s is None or receiver.zone == host.zone
@@ -146,36 +158,30 @@ class Network:
             assert latency_s is not None
             copies = 2 if faults.duplication and self.dice.random() < faults.duplication else 1
             for _ in range(copies):
-                arrival = self.now + self.dice.uniform(*latency_s)
+                arrival = self.now + latency_s[0] + (latency_s[1] - latency_s[0]) * self.dice.random()
                 if faults.loss and self.dice.random() < faults.loss:
                     continue
                 if faults.ordered:
                     arrival = receiver.arrived[host.name] = max(arrival, receiver.arrived.get(host.name, 0.0))
-                deliver = partial(self._deliver, (host, host.life), receiver, life, frames, said)
-                self.at(arrival, deliver)
+                self.at(arrival, partial(self._deliver, letter, receiver, life))
 
-    def _deliver(
-        self,
-        origin: tuple[Host, int],
-        receiver: Host,
-        life: int,
-        frames: list[bytes],
-        said: tuple[Sender, Message] | None,
-    ) -> None:
-        if self.parted(origin[0], receiver):
+    def _deliver(self, letter: _Letter, receiver: Host, life: int) -> None:
+        if self.parted(letter.origin, receiver):
             return
         if receiver.life != life or receiver.replica is None:
             return
         if self.now < receiver.stalled_until:
-            again = partial(self._deliver, origin, receiver, life, frames, said)
-            self.at(receiver.stalled_until, again)
+            self.at(receiver.stalled_until, partial(self._deliver, letter, receiver, life))
             return
         receiver.messages_in += 1
-        receiver.bytes_in += sum(map(len, frames))
+        receiver.bytes_in += letter.size
+        said = letter.said
         if said is None:
-            self._trace.update(f"{self.now!r} {origin[0].name} {receiver.name} ".encode() + b" ".join(frames))
-            said = decode(receiver.replica.config.cluster, frames)
-        self.act(receiver, receiver.replica.receive(*said, receiver.clock(self.now)), origin)
+            path = f"{self.now!r} {letter.origin.name} {receiver.name} "
+            self._trace.update(path.encode() + b" ".join(letter.frames))
+            said = decode(receiver.replica.config.cluster, letter.frames)
+        outputs = receiver.replica.receive(*said, receiver.clock(self.now))
+        self.act(receiver, outputs, (letter.origin, letter.origin_life))
         if receiver.awaits and isinstance(said[1], Deltas | Part | Heads) and receiver.replica is not None:
             self._arrive(receiver, receiver.replica)
 
