@@ -23,8 +23,8 @@ whether messages are lost, doubled, late or out of order, replicas that have the
    owner is only announced, and pulled. So a change is everywhere after three to five steps.
 4. *Repair.* A number that is missing on a connection, or in an owner's history, is seen at the next message, and
    pulled. Every two seconds a member compares its state with another: a fingerprint, then the hashes of 256 parts, then
-   the versions in those that differ, then what one lacks. A hash of its keys goes with each member's heartbeat; a cell
-   that contradicts it is dropped and pulled anew.
+   the versions in those that differ (some at a time, if they are many), then what one lacks. A hash of its keys goes
+   with each member's heartbeat; a cell that contradicts it is dropped and pulled anew.
 5. *Failure.* A neighbour that is silent for 3.5 seconds, or whose connection broke, is ranked last and probed, directly
    and by three others. If nobody hears it, it is suspected, and everybody is told. It may deny that, for 5 seconds when
    many suspect it and up to 16 when one does; then it is down, and hidden. So a crashed member is hidden within 10
@@ -32,13 +32,16 @@ whether messages are lost, doubled, late or out of order, replicas that have the
 6. *Return.* A member that was down says so itself, which costs no content. One that restarts with the keys it had sends
    only a hash of them. The halves of a parted cluster keep pinging each other and the seeds; when they meet, they
    compare, and nobody is hidden from its own side by what the other side said.
-7. *Leaving.* A member says farewell and is hidden at once. Who is gone is forgotten after two days.
+7. *Leaving.* A member says farewell and is hidden at once. Who is gone is forgotten after two days, and nobody brings
+   it back: who met nobody for a day, or whose machine slept for as long, forgets all others and joins anew.
 
 **Questions.** Apart from all this a member's application can ask that of another member something (`Node.ask`), over
 the same connections. Gossip gives it no meaning.
 
 **Limits.** 10,000 members; of each 65,536 keys of 1 to 1,024 bytes, 16 MiB together; 4 MiB a message. Every wait, queue
-and retry has a limit, named where it is used. No call works for longer than some milliseconds, whatever arrives.
+and retry has a limit, named where it is used. No call works for longer than some milliseconds, but for two: an owner
+of 65,536 keys numbers them anew when it starts, and those who hold its set do when they hear of that, which takes them
+about 1 us a key. `python -m tests.benchmark.gossip_calls` shows how long calls take at these limits.
 
 **Versions.** A member understands its own protocol and the one before, and speaks what all live members do. Fields
 that it does not know it ignores. docs/wire-format.md shows the bytes, with an example of each message.

@@ -20,13 +20,17 @@ SEEDS_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One node's settings. A wrong one raises `ConfigError`, which tells its name, its value and what is allowed."""
+    """One node's settings. A wrong one raises `ConfigError`, which tells its name, its value and what is allowed.
+
+    What ends in `_s` is in seconds, and should be the same at all nodes: the slowest and the hastiest of them set what
+    the cluster does.
+    """
 
     name: str
     """Of this node; unique in the cluster, and the same after a restart (the Kubernetes node name)."""
 
     cluster: str = "skvaller"
-    """Messages of other clusters are dropped. It keeps apart by mistake, not by force: that is the secret's task."""
+    """Messages of other clusters are dropped. It keeps apart what met by mistake; against force there is the secret."""
 
     bind_address: str = "127.0.0.1"
     """The IP address on which this node listens. Without a secret it must be a loopback address."""
@@ -39,17 +43,20 @@ class Config:
     """TCP ports of the two sockets: what is published, and requests. They are advertised as they are bound."""
 
     zone: str = ""
-    """Where this node is, for those who prefer what is near; opaque to gossip."""
+    """Where this node is: holders of the same zone are named first. Opaque to gossip otherwise."""
 
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """More to tell others about this node; opaque to gossip, at most 16 of 256 characters."""
+    """More to tell others about this node; opaque to gossip, at most 16 of 256 characters. They go with each heartbeat,
+    to every neighbour."""
 
     seeds: tuple[str, ...] = ()
-    """Nodes to join, as `host:router_port`. A host name is looked up again at each attempt, and may mean several nodes;
-    this node itself may be among them. What else seeds may come from is the caller's (`Node`'s `more_seeds`)."""
+    """At most 64 nodes to join, as `host:router_port`. A host name is looked up again at each attempt, and may mean
+    several nodes; this node itself may be among them. Three that are not likely to fail
+    together are enough. What else seeds may come from is the caller's (`Node`'s `more_seeds`)."""
 
     secret: ClusterSecret | None = None
-    """What all nodes of the cluster share. None: no encryption and no authentication, on loopback only."""
+    """What all nodes of the cluster share (`gossip.secret`). None: no encryption and no authentication, on loopback
+    only. It costs about 0.5 ms of computing at either end of a new connection."""
 
     epoch_file: Path | None = None
     """Where the epoch's counter is kept. Without it, or when it is lost, a restarted node learns its former epoch from
@@ -65,7 +72,8 @@ class Config:
 
     probe_timeout_s: float = 0.5
     """How long the answer to a ping is waited for; then others are asked to ping, and given as long. More than a round
-    trip, and than the usual stall of a node's event loop."""
+    trip, and than the usual stall of a node's event loop. Higher suspects the slow less often, and finds dead members
+    later by twice as much."""
 
     suspicion_min_s: float = 5.0
     suspicion_max_s: float = 16.0
