@@ -50,10 +50,10 @@ class Agent:
         ]
         self.process = node.process("agent", command, {"PYTHONPATH": str(ROOT)})
 
-    async def start(self) -> None:
+    async def start(self, within_s: float = READY_TIMEOUT_S) -> None:
         """Start it; returns when it says that it is ready."""
         await self.process.start()
-        await eventually(self._ready, READY_TIMEOUT_S)
+        await eventually(self._ready, within_s)
 
     async def _ready(self) -> bool:
         assert self.process.running, self.process.log()
@@ -93,7 +93,7 @@ class Agent:
 
 
 async def start_agents(
-    nodes: Sequence[Node], *registries: Registry, extra: Sequence[str] = (), met_s: float = READY_TIMEOUT_S
+    nodes: Sequence[Node], *registries: Registry, extra: Sequence[str] = (), within_s: float = READY_TIMEOUT_S
 ) -> list[Agent]:
     """An agent on each node, each with all as its seeds; each node's containerd led to its agent.
 
@@ -101,7 +101,7 @@ async def start_agents(
     """
     seeds = ",".join(f"{node.address}:{ROUTER_PORT}" for node in nodes)
     agents = [Agent(node, seeds, registries, extra) for node in nodes]
-    await asyncio.gather(*(agent.start() for agent in agents))
+    await asyncio.gather(*(agent.start(within_s) for agent in agents))
     for agent in agents:
         await agent.configure_containerd()
 
@@ -109,7 +109,7 @@ async def start_agents(
         met = [await agent.metric("skvaller_gossip_members_normal") for agent in agents]
         return met == [len(agents) - 1] * len(agents)
 
-    await eventually(all_met, met_s)
+    await eventually(all_met, within_s)
     return agents
 
 

@@ -148,7 +148,12 @@ async def cluster(
         conditions = [condition for node in listed for condition in node["status"].get("conditions", [])]
         return [part["status"] for part in conditions if part["type"] == "Ready"] == ["True"] * len(nodes)
 
-    await eventually(ready, START_S_MAX)
+    try:
+        await eventually(ready, START_S_MAX)
+    except TimeoutError:
+        control_plane.check()
+        logs = "\n".join(process.log() for node in nodes for process in (node.kubelet, node.node.containerd))
+        raise AssertionError(f"the nodes are not ready:\n{logs}") from None
     control_plane.check()
     return Cluster(control_plane, registry, nodes)
 
