@@ -104,9 +104,8 @@ async def measure(directory: Path, server: int, rounds: int) -> None:
         scheme: [statistics.median(column) for column in zip(*rows, strict=True)] for scheme, rows in figures.items()
     }
     for scheme, (took_s, giving_s, taking_s) in medians.items():
-        print(
-            f"{scheme:6} {BLOB_BYTES / took_s / 1e9:6.2f} GB/s  {giving_s:6.2f} and {taking_s:6.2f} CPU-s/GB (giving, taking)"
-        )
+        rate = BLOB_BYTES / took_s / 1e9
+        print(f"{scheme:6} {rate:6.2f} GB/s  {giving_s:6.2f} and {taking_s:6.2f} CPU-s/GB (giving, taking)")
     ratios = [after / before for before, after in zip(medians["http"], medians["https"], strict=True)]
     print(f"TLS takes {ratios[0]:.1f} times as long, {ratios[1]:.1f} and {ratios[2]:.1f} times the CPU")
 
