@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from gossip import ClusterSecret, Config, Node
 from mirror.authorization import Authorization
@@ -43,6 +43,7 @@ from mirror.local_api import PREFIX, answer_explain, answer_last, answer_node, c
 from mirror.metered import Metered
 from mirror.metrics import CONTENT_TYPE, Metrics
 from mirror.page import PAGE_PREFIX, create_page
+from mirror.page_door import TokenDoor, read_token
 from mirror.peer_mac import KEY_LABEL, PeerMac
 from mirror.peer_tls import PeerTls
 from mirror.peers import Peers
@@ -169,7 +170,10 @@ async def create_servers(
     secret: ClusterSecret | None,
     stopping: Callable[[], bool],
 ) -> list[HttpServer]:
-    """The client face, which answers from everywhere, and the peer face, which answers from this node alone."""
+    """The client face, which answers from everywhere, and the peer face, which answers from this node alone.
+
+    And the live page for other machines, if it has a token.
+    """
 
     def policy() -> Policy:
         return live.policy if cluster.hearsay.mirroring else replace(live.policy, mirroring=False)
@@ -219,8 +223,11 @@ async def create_servers(
         "last": answer_last(journal),
         "explain": answer_explain(explainer),
     }
-    client_app.mount(PREFIX, create_local_api(answers | views.answers(), Feed(views, stopping)))
-    client_app.mount(PAGE_PREFIX, create_page())
+    shown = [
+        Mount(PREFIX, create_local_api(answers | views.answers(), Feed(views, stopping))),
+        Mount(PAGE_PREFIX, create_page()),
+    ]
+    client_app.routes.extend(shown)
     metrics.upload_slots.set(settings.upload_slots)
     given: Source = Switched(FirstOf([holdings, in_flight]), policy)
     if settings.upload_rate:
@@ -228,7 +235,7 @@ async def create_servers(
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
     peer_app = create_registry(given, journal.face("peer", peer_face), [*door, slots])
-    return [
+    servers = [
         HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s, observer=client_face),
         HttpServer(
             peer_app,
@@ -239,6 +246,12 @@ async def create_servers(
             tls=tls.server_context() if tls else None,
         ),
     ]
+    if settings.page_token_file is not None:
+        page_face = metrics.face("page")
+        token_door = Middleware(TokenDoor, observer=page_face, token=read_token(settings.page_token_file))
+        page_app = Starlette(routes=shown, middleware=[token_door])
+        servers.append(HttpServer(page_app, settings.address, settings.page_port, settings.grace_s, observer=page_face))
+    return servers
 
 
 def create_store(settings: Settings) -> Store:

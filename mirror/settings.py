@@ -94,6 +94,13 @@ class Settings:
     publish_port: int = option(read_port, "The port on which gossip is published.", default=29992)
     router_port: int = option(read_port, "The port on which gossip is asked for.", default=29993)
     metrics_port: int = option(read_port, "The port of /metrics, /livez and /readyz, on address.", default=29994)
+    page_token_file: Path | None = option(
+        read_path,
+        "File with a token, such as `openssl rand -hex 32` makes. With it the live page is also on page_port of "
+        "address, for whoever has the token; without it on this machine alone.",
+        default=None,
+    )
+    page_port: int = option(read_port, "The port of the live page for other machines.", default=29995)
 
     upload_slots: int = option(
         read_count,
@@ -210,8 +217,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         ports = [self.client_port, self.peer_port, self.publish_port, self.router_port, self.metrics_port]
+        if self.page_token_file is not None:
+            ports.append(self.page_port)
         if len(set(ports)) != len(ports):
-            raise SettingsError(f"the five ports must differ from each other, but are {ports}")
+            raise SettingsError(f"the ports must differ from each other, but are {ports}")
         if self.secret_file is None and not ip_address(self.address).is_loopback:
             raise SettingsError(
                 f"address: {self.address!r} is not allowed without a secret_file: "

@@ -174,6 +174,11 @@ class Agent:
                 env=environment,
             )
 
+    @property
+    def pid(self) -> int | None:
+        """Its process, once started."""
+        return self._process.pid if self._process else None
+
     async def gauge(self, session: aiohttp.ClientSession, name: str) -> float | None:
         """The value of one of its metrics, or None while it does not answer. Raises `SceneError` when it ended."""
         self.check_alive()
