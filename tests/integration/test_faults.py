@@ -33,8 +33,8 @@ SMALL, LARGE = 1 * MEGABYTE, 12 * MEGABYTE
 SPOOL_BYTES = 4 * MEGABYTE
 """The file system under the third node's spool: less than a layer."""
 VISIBLE_S = 5.0
-RETRY_S = 2.0
-"""containerd itself needs a second to forget the wrong bytes; a kubelet waits for ten."""
+RETRY_S = 1.0
+"""containerd keeps the wrong bytes until its garbage collection, up to a second later; a kubelet waits for ten."""
 SLOW = "40mbit"
 """A rate at which a layer takes seconds, so that something can happen meanwhile."""
 
