@@ -127,13 +127,15 @@ class FileMover(Mover):
 
     def _proceed(self) -> None:
         position = self._start + self.sent
-        window = min(self._length - self.sent, WINDOW_BYTES)
-        if not self._warm(position, window):
-            self._wait(for_source=True)
-            self._fetch(position, window)
-            return
+        if position == self._warm_until:
+            window = min(self._length - self.sent, WINDOW_BYTES)
+            if not self._is_warm(position, window):
+                self._wait(for_source=True)
+                self._fetch(position, window)
+                return
+            self._warm_until += window
         try:
-            size = os.sendfile(self._client, self._file, position, window)
+            size = os.sendfile(self._client, self._file, position, self._warm_until - position)
         except (BlockingIOError, InterruptedError):
             self._wait(for_source=False)
             return
@@ -151,20 +153,16 @@ class FileMover(Mover):
         else:
             self._wait(for_source=False)
 
-    def _warm(self, position: int, size: int) -> bool:
-        """Whether the window can be sent without waiting for the disk: its first and last bytes are in memory."""
-        if position + size <= self._warm_until:
-            return True
+    def _is_warm(self, position: int, size: int) -> bool:
+        """Whether a window can be sent without waiting for the disk: its first and last bytes are in memory."""
         buffer = bytearray(1)
         try:
-            if position >= self._warm_until:  # else its first bytes belong to the window before
-                os.preadv(self._file, [buffer], position, os.RWF_NOWAIT)
+            os.preadv(self._file, [buffer], position, os.RWF_NOWAIT)
             os.preadv(self._file, [buffer], position + size - 1, os.RWF_NOWAIT)
         except BlockingIOError:
             return False
         except OSError:  # this filesystem cannot tell
             pass
-        self._warm_until = position + size
         return True
 
     def _fetch(self, position: int, size: int) -> None:

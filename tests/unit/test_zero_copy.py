@@ -220,6 +220,18 @@ async def test_clients_that_leave_leave_nothing_behind(app: App, path: str, *, r
 
 
 @pytest.mark.parametrize("path", ["/file", "/socket"])
+async def test_a_client_that_reads_only_the_beginning_costs_little_more_than_that(app: App, path: str) -> None:
+    async with serving(app) as url:
+        async with client(url, 65536) as http:
+            await http.ask(request(path))
+            await http.reader.readexactly(1000)
+            await asyncio.sleep(0.3)
+        await until(lambda: not app.running)
+    # What asyncio's reader and the kernel's buffer on this side take is not asked for, but taken.
+    assert 0 < app.errors[0].sent < zero_copy.UNSENT_BYTES_MAX + MEGABYTE
+
+
+@pytest.mark.parametrize("path", ["/file", "/socket"])
 async def test_a_client_that_takes_nothing_for_too_long_is_dropped(
     app: App, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
