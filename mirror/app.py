@@ -199,7 +199,7 @@ async def create_servers(
     herd = Herd(peers, registries, index, claims)
     holdings = Belonging(store, policy)
     pull = Pull(holdings, peers, registries, herd, transfers=transfers, suspicion=suspicion, verify_all=verify_all)
-    authorization = Authorization(upstream, policy, clock=time.time, key=secrets.token_bytes(32))
+    authorization = Authorization(registries, policy, clock=time.time, key=secrets.token_bytes(32))
     tags = Tags(pull, authorization, cluster.hearsay, policy, remember=store.remember, clock=time.time)
     gate = Gate(pull, upstream, tags, authorization, policy)
 

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from contextlib import aclosing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from mirror.authorization import Attesting
 from mirror.errors import CorruptError, OverQuotaError, RefusedError, SourceError
 from mirror.pieces import moved
+from mirror.source import Source
 from mirror.trail import What
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
+    from mirror.challenge import Challenge
     from mirror.oci import Descriptor
     from mirror.pieces import Piece
-    from mirror.source import Body, Content, Request, Source
+    from mirror.source import Body, Content, Request
+
+
+class AllRegistries(Attesting, Source, Protocol):
+    """All that is asked of registries for a pull."""
 
 
 class Metered:
-    """A source as it is; `fetched` is told of a registry and how many bytes came from it."""
+    """The registries as they are; `fetched` is told of one of them, and how many bytes came from it."""
 
-    def __init__(self, source: Source, fetched: Callable[[str, int], None]) -> None:
+    def __init__(self, source: AllRegistries, fetched: Callable[[str, int], None]) -> None:
         self._source = source
         self._fetched = fetched
 
@@ -29,6 +36,15 @@ class Metered:
         """As the source does."""
         with _noted(request):
             return await self._source.resolve(request)
+
+    async def attest(self, request: Request) -> Descriptor:
+        """As the source does."""
+        with _noted(request):
+            return await self._source.attest(request)
+
+    async def token_for_anybody(self, registry: str, challenge: Challenge) -> str:
+        """As the source does."""
+        return await self._source.token_for_anybody(registry, challenge)
 
     async def open(self, request: Request) -> Content:
         """As the source does."""

@@ -97,6 +97,13 @@ def test_a_wrong_file_is_refused_by_both(text: str, tmp_path: Path) -> None:
     assert not VALIDATOR.is_valid(tomllib.loads(text))
 
 
+def test_every_default_is_what_the_schema_allows() -> None:
+    for setting in fields(Settings):
+        default = str(setting.default) if isinstance(setting.default, Path) else setting.default
+        if isinstance(default, str | int | float) and default != "":
+            VALIDATOR.validate({setting.name: default})
+
+
 def test_every_setting_and_every_key_is_in_the_schema_with_what_it_means() -> None:
     properties = settings_schema()["properties"]
     assert set(properties) == {setting.name for setting in fields(Settings)}
