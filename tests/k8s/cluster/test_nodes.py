@@ -187,6 +187,10 @@ async def test_pods_of_three_nodes_start_from_one_copy_and_from_none_and_the_nod
     await cluster.registry.stop()
     await cluster.start_pod("third", third, app.name)
 
+    command = ("exec", "daemonset/skvaller", "--container=agent", "--", "skvaller", "members")
+    members = await cluster.plane.kubectl("--namespace=skvaller", *command)
+    assert all(node.name in members for node in cluster.nodes)
+
     # Kubernetes copies the zone's label of a node to its pods, and the agent knows it from there.
     log = await cluster.plane.kubectl("-n=skvaller", "get", "pods", "--output=jsonpath={.items[*].metadata.labels}")
     assert all(f"zone-{node.name}" in log for node in cluster.nodes)
