@@ -57,7 +57,7 @@ from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion, TrustedIndex
 from mirror.tags import Tags
 from mirror.upload_rate import Paced, UploadRate
-from mirror.upload_slots import UploadSlots
+from mirror.upload_slots import Surroundings, UploadSlots
 from mirror.upstream import Upstream
 from mirror.version import installed_version
 from mirror.views import Views
@@ -232,7 +232,8 @@ async def create_servers(
     given: Source = Switched(FirstOf([holdings, in_flight]), policy)
     if settings.upload_rate:
         given = Paced(given, UploadRate(settings.upload_rate))
-    slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, alternatives=peers.alternatives)
+    around = Surroundings(peers.alternatives, transfers.lineage, cluster.near)
+    slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, surroundings=around)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
     peer_app = create_registry(given, journal.face("peer", peer_face), [*door, slots])
     servers = [

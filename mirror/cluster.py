@@ -98,6 +98,11 @@ class Cluster:
         member = self._node.member(name)
         return _holder(member, suspect=self._node.ranked_last(name)) if member else None
 
+    def near(self, name: str) -> bool:
+        """Whether a member is in this node's zone; one that is not known is not far."""
+        member = self._node.member(name)
+        return member is None or member.zone == self._node.me.zone
+
     def alive(self, name: str) -> bool:
         """Whether this is a member, this node included, that is not thought to be gone."""
         return name == self._node.me.name or (self._node.member(name) is not None and not self._node.ranked_last(name))

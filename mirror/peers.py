@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 from mirror.content_response import SOURCE_HEADER
-from mirror.errors import CorruptError, NotFoundError, UnavailableError
+from mirror.errors import CorruptError, NotFoundError, SourceError, UnavailableError
 from mirror.hedge import Patience, Race
 from mirror.http_client import OPENED, read_descriptor, read_head
 from mirror.load import (
@@ -127,11 +127,14 @@ class Peers:
         """Open the digest at the first holder that gives it; small objects come back verified."""
         return await self._first(request, lambda holder: self._open_at(holder, request))
 
-    async def open_from(self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str]) -> Content:
-        """Open the digest at one of these, or at one of those to whom they give it.
+    async def open_from(
+        self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str], *, zone: str | None
+    ) -> Content:
+        """Open the digest at one of these, or at one of those to whom they give it, as far as that is in the `zone`.
 
-        Who is full names its children; who is about to have the first bytes is asked again. Those that broke off or
-        do not answer are added to `lost`, those that do not have it to `absent`. Raises `SourceError`.
+        Who is full names its children; who is about to have the first bytes is asked again after the others. Those
+        that broke off or do not answer are added to `lost`, those that have nothing for this node to `absent`. Raises
+        `SourceError`.
         """
         failure: UnavailableError | None = None
         candidates = list(islice(self._standing.ranked(holders), CANDIDATES_MAX))
@@ -148,13 +151,14 @@ class Peers:
                 absent.add(holder.target.name)
             except _NotYetError as error:
                 failure = error
-                candidates.insert(0, holder)
+                candidates.append(holder)
             except _FullError as error:
                 request.trail.note(What.FULL, "peer", holder.target.name)
                 failure = error
                 children = [name for name in error.alternatives if name not in asked]
                 asked.update(children)
-                candidates[:0] = filter(None, map(self._index.member, children))
+                members = filter(None, map(self._index.member, children))
+                candidates[:0] = [member for member in members if zone in (None, member.zone)]
             except UnavailableError as error:
                 failure = self._note(holder, request, error)
                 lost.add(holder.target.name)
@@ -206,10 +210,10 @@ class Peers:
                 descriptor, positions, _ = read_head(part, answer)
                 if len(positions or ()) != answer.length and answer.status != 416:
                     raise UnavailableError("it gave more than the range that was asked for")
-            except UnavailableError:
+                return self._content(holder, answer, descriptor, positions)
+            except SourceError:
                 await answer.aclose()
                 raise
-            return self._content(holder, answer, descriptor, positions)
 
         content = await open_verified(open_part, request)
         content.body = _PeerBody(
@@ -218,10 +222,10 @@ class Peers:
         return content
 
     def _content(self, holder: Holder, answer: Answer, descriptor: Descriptor, positions: range | None) -> Content:
-        """What a peer gives. Raises `UnavailableError` when its bytes would come from this node itself."""
+        """What a peer gives. Raises `NotFoundError` when its bytes would come from this node itself."""
         lineage = (holder.target.name, *read_names(answer.headers.get(LINEAGE_HEADER), LINEAGE_MAX))
         if self._index.me().name in lineage or len(lineage) > LINEAGE_MAX:
-            raise UnavailableError("it has its bytes from this node, or from very far")
+            raise NotFoundError(f"{holder.target.name} has its bytes from this node, or from very far")
         givers = read_names(answer.headers.get(GIVERS_HEADER), LINEAGE_MAX) or lineage[:1]
         source = "peer" if answer.headers.get(SOURCE_HEADER, "store") == "store" else "peer_in_flight"
         return Content(

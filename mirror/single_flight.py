@@ -56,6 +56,15 @@ class Transfers:
         """Those, each with the registry whose object it is."""
         return ((key[0], transfer) for key, transfer in self._transfers.items())
 
+    def lineage(self, digest: Digest) -> set[str]:
+        """The members through whom an object comes that is in flight here."""
+        return {
+            name
+            for (_, _, each), transfer in self._transfers.items()
+            if each == digest
+            for name in transfer.content.lineage
+        }
+
     async def join(self, request: Request) -> Content | None:
         """What a transfer under way gives of the object, when it gives that soon."""
         transfer = self._transfers.get(_key(request))

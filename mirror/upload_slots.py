@@ -2,13 +2,15 @@
 
 Beyond that many, each further upload would only slow the others down. The peer is told so at once (503), with the names
 of others to ask: first those that this node gives the same blob to, since they can pass it on while it comes; so a herd
-forms a tree, two children to a node, in which everybody gets the full rate of a half uplink. A 429 is never given:
+forms a tree, two children to a node, in which everybody gets the full rate of a half uplink. Whoever this node itself
+has the blob from gets a 404 at once, before it waits for what it would have to give itself. A 429 is never given:
 runtimes repeat it at once. Manifests are small and need no slot.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import orjson
@@ -19,13 +21,15 @@ from mirror.oci import Digest, InvalidDigestError
 from mirror.trail import READER_HEADER, read_member
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CHILDREN_MAX: Final = 2
 """How many peers are given the same blob at a time. More make the tree flatter and each upload slower: with `k`
 children a large herd takes about `k` times as long as one upload."""
+FAR_CHILDREN_MAX: Final = 1
+"""How many of them may be in other zones: the nodes of this one have no other source."""
 
 _READER: Final = READER_HEADER.lower().encode()
 
@@ -42,19 +46,26 @@ class SlotsObserver(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a node knows of others."""
+
+    alternatives: Callable[[Digest], Sequence[str]]
+    """The names of the other members that have a digest, best first."""
+    lineage: Callable[[Digest], Collection[str]]
+    """Those through whom this node gets it at the moment."""
+    near: Callable[[str], bool]
+    """Whether a member is in this node's zone."""
+
+
 class UploadSlots:
-    """Gives `slots` uploads way at a time, and tells in each answer how many there are.
+    """Gives `slots` uploads way at a time, and tells in each answer how many there are."""
 
-    `alternatives` names the other members that have a digest, best first.
-    """
-
-    def __init__(
-        self, app: ASGIApp, observer: SlotsObserver, slots: int, alternatives: Callable[[Digest], Sequence[str]]
-    ) -> None:
+    def __init__(self, app: ASGIApp, observer: SlotsObserver, slots: int, surroundings: Surroundings) -> None:
         self._app = app
         self._observer = observer
         self._slots = slots
-        self._alternatives = alternatives
+        self._surroundings = surroundings
         self._rng = random.Random()  # noqa: S311 - spreads load
         self._uploads = 0
         self._children: dict[Digest, list[str]] = {}
@@ -68,9 +79,13 @@ class UploadSlots:
             return
         child = _child(scope)
         children = self._children.get(digest, [])
-        if self._uploads >= self._slots or len(children) >= CHILDREN_MAX:
+        if child in self._surroundings.lineage(digest):
+            await _refuse(send, Code.BLOB_UNKNOWN, "the blob comes from the member that asks for it", load)
+            return
+        if self._uploads >= self._slots or self._enough(children, child):
             self._observer.refused("slots")
-            await _refuse(send, load, self._others(digest, child, children))
+            others = self._others(digest, child, children)
+            await _refuse(send, Code.UNAVAILABLE, "all upload slots are taken", load, others)
             return
         self._count(1)
         self._children.setdefault(digest, []).append(child)
@@ -82,11 +97,19 @@ class UploadSlots:
             if not self._children[digest]:
                 del self._children[digest]
 
+    def _enough(self, children: Sequence[str], child: str) -> bool:
+        near = self._surroundings.near
+        far = not near(child) and sum(not near(each) for each in children) >= FAR_CHILDREN_MAX
+        return len(children) >= CHILDREN_MAX or far
+
     def _others(self, digest: Digest, child: str, children: Sequence[str]) -> list[str]:
         """Whom to ask instead: the children of this node in random order, so that their trees grow alike."""
         named = [name for name in dict.fromkeys(children) if name not in ("", child)]
         self._rng.shuffle(named)
-        return [*named, *(name for name in self._alternatives(digest) if name != child and name not in named)]
+        return [
+            *named,
+            *(name for name in self._surroundings.alternatives(digest) if name != child and name not in named),
+        ]
 
     def _count(self, change: int) -> None:
         self._uploads += change
@@ -120,13 +143,14 @@ def _telling(load: Load, send: Send) -> Send:
     return send_with_load
 
 
-async def _refuse(send: Send, load: Load, alternatives: Sequence[str]) -> None:
-    body = orjson.dumps({"errors": [{"code": Code.UNAVAILABLE.value, "message": "all upload slots are taken"}]})
+async def _refuse(send: Send, code: Code, why: str, load: Load, alternatives: Sequence[str] = ()) -> None:
+    body = orjson.dumps({"errors": [{"code": code.value, "message": why}]})
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (LOAD_HEADER.lower().encode(), str(load).encode()),
-        (ALTERNATIVES_HEADER.lower().encode(), write_names(alternatives[:ALTERNATIVES_MAX]).encode()),
     ]
-    await send({"type": "http.response.start", "status": Code.UNAVAILABLE.status, "headers": headers})
+    if code is Code.UNAVAILABLE:
+        headers.append((ALTERNATIVES_HEADER.lower().encode(), write_names(alternatives[:ALTERNATIVES_MAX]).encode()))
+    await send({"type": "http.response.start", "status": code.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

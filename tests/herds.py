@@ -45,7 +45,9 @@ class _Peers(FirstOf):
     def __init__(self, peers: Source) -> None:
         super().__init__([peers])
 
-    async def open_from(self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str]) -> Content:
+    async def open_from(
+        self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str], *, zone: str | None
+    ) -> Content:
         return await self.open(request)
 
 

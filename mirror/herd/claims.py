@@ -56,9 +56,13 @@ class Claims:
         self._members = members
         self.roster = roster
         self._tasks: set[asyncio.Task[None]] = set()
+        self._releasing: dict[tuple[Scope, str], asyncio.Task[None]] = {}
 
     async def claim(self, claim: Claim) -> Verdict:
         """What the first coordinator that answers says; this node decides alone when none does."""
+        if releasing := self._releasing.get((claim.scope, claim.object)):
+            # Else the claim would come first, be granted as a lease that is held, and that be released.
+            await asyncio.wait([releasing])
         for rank, name in enumerate(self._coordinators(claim)):
             try:
                 return await self._ask(name, replace(claim, second=rank > 0))
@@ -69,6 +73,12 @@ class Claims:
     def hold(self, scope: Scope, object_name: str, offset: int) -> Lease:
         """A lease that was just granted, renewed from now on."""
         return Lease(self, scope, object_name, offset)
+
+    def release(self, release: Release) -> None:
+        """Give a lease back; a claim that is made afterwards arrives afterwards."""
+        key = release.scope, release.object
+        task = self._releasing[key] = self.spawn(self.tell(release))
+        task.add_done_callback(lambda done: self._releasing.get(key) is done and self._releasing.pop(key))
 
     async def tell(self, word: Renewal | Release) -> None:
         """Tell the coordinators that are in charge, and that would be next."""
@@ -110,8 +120,7 @@ class Lease:
         """Give it back, once: later calls do nothing. See `Release` for the arguments."""
         if not self._renewing.cancelling() and not self._renewing.done():
             self._renewing.cancel()
-            release = Release(self._scope, self._object, end, retry_s, small, registry)
-            self._claims.spawn(self._claims.tell(release))
+            self._claims.release(Release(self._scope, self._object, end, retry_s, small, registry))
 
     async def _renew(self) -> None:
         while True:

@@ -178,13 +178,15 @@ class Leases:
         return lease.holds(now) and (self._alive(lease.leader) or now - lease.heard_at <= DOUBTED_S)
 
     def _follow(self, member: str, claim: Claim, known: _Object, lease: _Lease) -> Follow:
-        """The leader, and some that follow already and were not lost."""
-        others = [name for name in known.followers if name not in (member, lease.leader, *claim.lost)]
-        known.followers.pop(member, None)
-        known.followers[member] = None
-        while len(known.followers) > FOLLOWERS_MAX:
-            known.followers.pop(next(iter(known.followers)))
-        return Follow((lease.leader, *others[: FOLLOWED_MAX - 1]))
+        """The leader, and some of the first that followed it: in turn, so that the tree grows alike everywhere."""
+        for name in claim.lost:
+            known.followers.pop(name, None)
+        others = [name for name in known.followers if name not in (member, lease.leader)][: FOLLOWED_MAX - 1]
+        for name in others:
+            known.followers[name] = known.followers.pop(name)
+        if len(known.followers) < FOLLOWERS_MAX:
+            known.followers[member] = None
+        return Follow((lease.leader, *others))
 
     def _renew(self, member: str, renewal: Renewal, known: _Object, now: float) -> None:
         lease = known.lease

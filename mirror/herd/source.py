@@ -78,7 +78,9 @@ class Givers(Protocol):
         """See `mirror.source.Source`."""
         ...
 
-    async def open_from(self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str]) -> Content:
+    async def open_from(
+        self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str], *, zone: str | None
+    ) -> Content:
         """Open at one of these, or at one that they name; see `mirror.peers`. Raises `SourceError`."""
         ...
 
@@ -168,11 +170,12 @@ class Herd:
                 continue
             scope = Scope.CLUSTER if beyond else Scope.ZONE
             verdict = await self._claims.claim(self._claim(scope, quest))
+            quest.absent.clear()
             if isinstance(verdict, Lead) and scope is Scope.ZONE and not verdict.escape:
                 quest.leases[scope] = self._claims.hold(scope, quest.object, quest.offset)
                 request.trail.note(What.LED, "peer")
                 continue
-            if content := await self._obey(verdict, request, quest):
+            if content := await self._obey(verdict, request, quest, zone=None if beyond else roster.me.zone):
                 return content
         request.trail.note(What.ESCAPED, "upstream")
         return await self._upstream.open(request)
@@ -189,15 +192,16 @@ class Herd:
             for holder in self._index.holders(request.digest)
             if holder.target.name not in quest.lost and (beyond or holder.zone == roster.me.zone)
         ]
-        return await self._from(holders, request, quest)
+        return await self._from(holders, request, quest, zone=None if beyond else roster.me.zone)
 
-    async def _from(self, holders: Sequence[Holder], request: Request, quest: _Quest) -> Content | None:
+    async def _from(
+        self, holders: Sequence[Holder], request: Request, quest: _Quest, *, zone: str | None
+    ) -> Content | None:
         if not holders:
             return None
         lost: set[str] = set()
-        quest.absent = set()
         try:
-            return await self._peers.open_from(holders, request, lost, quest.absent)
+            return await self._peers.open_from(holders, request, lost, quest.absent, zone=zone)
         except NotFoundError:
             return None
         except UnavailableError as error:
@@ -217,13 +221,13 @@ class Herd:
             waited_s=quest.waited_s(),
         )
 
-    async def _obey(self, verdict: Verdict, request: Request, quest: _Quest) -> Content | None:
+    async def _obey(self, verdict: Verdict, request: Request, quest: _Quest, *, zone: str | None) -> Content | None:
         """Do what the coordinator says; None when that gave nothing, and it is to be asked again."""
         match verdict:
             case Lead(escape):
                 return await self._lead(request, quest, escape=escape)
             case Follow(members):
-                if content := await self._from(list(self._reachable(members, quest)), request, quest):
+                if content := await self._follow(list(self._reachable(members, quest)), request, quest, zone=zone):
                     request.trail.note(What.FOLLOWED, "peer", content.holder)
                     return content
                 await asyncio.sleep(self._rng.uniform(0, 2 * PAUSE_S))
@@ -239,6 +243,13 @@ class Herd:
             case Noted():
                 raise UnavailableError("a coordinator answered with nonsense")
         return None
+
+    async def _follow(
+        self, members: Sequence[Holder], request: Request, quest: _Quest, *, zone: str | None
+    ) -> Content | None:
+        """From one of the members. One that lost its source half-way has followers of its own among them, who wait for
+        it; so it asks the leader alone, and its children."""
+        return await self._from(members[:1] if quest.offset else members, request, quest, zone=zone)
 
     def _reachable(self, members: Iterable[str], quest: _Quest) -> Iterable[Holder]:
         for name in members:

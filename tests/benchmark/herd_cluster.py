@@ -31,7 +31,7 @@ from mirror.resuming import resuming
 from mirror.single_flight import PENDING_S
 from mirror.source import Content, Request
 from mirror.trail import READER_HEADER, What
-from mirror.upload_slots import UploadSlots
+from mirror.upload_slots import Surroundings, UploadSlots
 from tests.benchmark.herd_flows import Flow, FlowBody, Link, Network, Stock
 
 REPOSITORY = Repository("registry.test", "lib/app")
@@ -187,7 +187,8 @@ class Node:
         self.upstream = Upstream(cluster.registry, self)
         self.herd = Herd(self.peers, self.upstream, Index(self), self.claims)
         self.herd._rng = rng
-        self.slots = UploadSlots(self._give, Unobserved(), cluster.slots, self.peers.alternatives)
+        around = Surroundings(self.peers.alternatives, self._lineage, self._near)
+        self.slots = UploadSlots(self._give, Unobserved(), cluster.slots, around)
         self.slots._rng = rng
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -255,6 +256,13 @@ class Node:
             await content.body.aclose()
 
     # As a peer.
+
+    def _lineage(self, digest: Digest) -> tuple[str, ...]:
+        stock = self.stocks.get(digest)
+        return stock.lineage if stock and stock.have < stock.size else ()
+
+    def _near(self, name: str) -> bool:
+        return self.cluster.nodes[name].link.zone == self.link.zone
 
     async def serve(self, scope: dict[str, Any], exchange: Exchange) -> None:
         async def send(message: Any) -> None:

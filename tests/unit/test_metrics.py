@@ -17,7 +17,7 @@ from mirror.pieces import Piece
 from mirror.registry import create_registry
 from mirror.source import Content, MemoryBody, Request
 from mirror.trail import ID_HEADER, MISSES, STEPS_MAX, Step, Trail, What
-from mirror.upload_slots import UploadSlots
+from mirror.upload_slots import Surroundings, UploadSlots
 from tests.serving import serving
 
 DATA = random.Random(3).randbytes(2_000_000)
@@ -157,7 +157,12 @@ async def test_the_slots_that_are_taken_are_told_while_they_are() -> None:
     metrics, source = Metrics(), Uploading()
     source.body = Slow(DATA)
     source.body.metrics = metrics
-    slots = Middleware(UploadSlots, observer=metrics.face("peer"), slots=2, alternatives=lambda _: [])
+    slots = Middleware(
+        UploadSlots,
+        observer=metrics.face("peer"),
+        slots=2,
+        surroundings=Surroundings(lambda _: [], lambda _: [], lambda _: True),
+    )
     app = create_registry(source, metrics.face("peer"), [slots])
     async with serving(app) as url, aiohttp.ClientSession() as session, session.get(url + path()) as response:
         assert await response.read() == DATA

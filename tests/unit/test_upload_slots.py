@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -22,8 +22,8 @@ from mirror.peers import Peers
 from mirror.pieces import Piece
 from mirror.registry import create_registry
 from mirror.source import Content, Request, read_all
-from mirror.trail import Trail, What
-from mirror.upload_slots import UploadSlots
+from mirror.trail import READER_HEADER, Trail, What
+from mirror.upload_slots import CHILDREN_MAX, Surroundings, UploadSlots
 from tests.herds import Listed
 from tests.serving import serving
 
@@ -55,10 +55,15 @@ class Slow:
 
 
 @asynccontextmanager
-async def node(store: Slow, metrics: Metrics, *alternatives: str) -> AsyncGenerator[str]:
+async def node(store: Slow, metrics: Metrics, *alternatives: str, lineage: Sequence[str] = ()) -> AsyncGenerator[str]:
     """The peer face of a node with `SLOTS` upload slots."""
     slots = Middleware(
-        UploadSlots, observer=metrics.face("peer"), slots=SLOTS, alternatives=lambda digest: list(alternatives)
+        UploadSlots,
+        observer=metrics.face("peer"),
+        slots=SLOTS,
+        surroundings=Surroundings(
+            lambda digest: list(alternatives), lambda digest: lineage, lambda name: not name.startswith("far")
+        ),
     )
     async with serving(create_registry(store, metrics.face("peer"), [slots])) as url:
         yield url
@@ -108,6 +113,50 @@ async def test_a_peer_that_leaves_gives_its_slot_back() -> None:
         async with asyncio.timeout(5):
             while (await session.get(blob(url))).status != 200:
                 await asyncio.sleep(0.01)
+
+
+def asked_by(name: str) -> dict[str, str]:
+    return {READER_HEADER: name}
+
+
+async def test_a_full_node_names_its_children_first_and_never_the_one_that_asks() -> None:
+    store = Slow()
+    async with node(store, Metrics(), "n1", "bob", "cyd") as url, aiohttp.ClientSession() as session:
+        busy = [await session.get(blob(url), headers=asked_by(name)) for name in ("ann", "bob")]
+        assert len(busy) == CHILDREN_MAX
+        async with session.get(blob(url), headers=asked_by("cyd")) as third:
+            named = read_names(third.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX)
+        assert sorted(named[:2]) == ["ann", "bob"]
+        assert named[2:] == ("n1",)
+        async with session.get(blob(url), headers=asked_by("bob")) as again:
+            assert read_names(again.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX) == ("ann", "n1", "cyd")
+        store.may_end.set()
+        for response in busy:
+            await response.read()
+
+
+async def test_whom_the_bytes_come_through_is_told_at_once_that_there_are_none_for_it() -> None:
+    store = Slow()
+    async with node(store, Metrics(), lineage=["dad", "granny"]) as url, aiohttp.ClientSession() as session:
+        busy = [await session.get(blob(url)) for _ in range(SLOTS)]
+        async with session.get(blob(url), headers=asked_by("granny")) as asked:
+            assert asked.status == 404
+            assert ALTERNATIVES_HEADER not in asked.headers
+        for response in busy:
+            response.close()
+
+
+async def test_a_slot_is_kept_for_the_nodes_of_the_own_zone() -> None:
+    store = Slow()
+    async with node(store, Metrics()) as url, aiohttp.ClientSession() as session:
+        far = await session.get(blob(url), headers=asked_by("far1"))
+        async with session.get(blob(url), headers=asked_by("far2")) as second:
+            assert second.status == 503
+            assert read_names(second.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX) == ("far1",)
+        near = await session.get(blob(url), headers=asked_by("near"))
+        assert (far.status, near.status) == (200, 200)
+        for response in (far, near):
+            response.close()
 
 
 def at(*urls: str) -> Listed:
