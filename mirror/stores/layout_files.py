@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
+from mirror.cached_files import open_cached, read_cached
 from mirror.errors import CorruptError
 from mirror.intake import NoRoomError, receive, write_all
 from mirror.oci import (
@@ -36,7 +37,6 @@ from mirror.oci import (
     Kind,
     manifest_media_type,
 )
-from mirror.stores.cached_open import open_cached, read_cached
 from mirror.stores.layout_index import BrokenIndexError, LayoutIndex
 from mirror.stores.origins import note_origins, read_origins
 
@@ -183,7 +183,7 @@ class LayoutFiles:
         if time.time() - status.st_atime < USE_NOTED_S:
             media_type: str | None = OCTET_STREAM
             if kind is Kind.MANIFEST:
-                data = read_cached(descriptor, status.st_size) if status.st_size <= PARSED_BYTES_MAX else None
+                data = read_cached(descriptor, 0, status.st_size) if status.st_size <= PARSED_BYTES_MAX else None
                 media_type = None if data is None else manifest_media_type(data)
             if media_type is not None:
                 return descriptor, Descriptor(media_type, digest, status.st_size)

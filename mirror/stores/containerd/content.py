@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Final
 
 from asyncinotify import Inotify, Mask
 
+from mirror.cached_files import open_cached
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.oci import Digest, InvalidReferenceError
 from mirror.stores import ContentAdded, ContentRemoved
-from mirror.stores.cached_open import open_cached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator

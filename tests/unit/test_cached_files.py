@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.stores import cached_open
-from mirror.stores.cached_open import open_cached, read_cached
+from mirror import cached_files
+from mirror.cached_files import open_cached, read_cached
 
 DATA = os.urandom(100_000)
 
@@ -28,9 +28,10 @@ def test_what_was_just_written_is_opened_and_read_at_once(file: Path) -> None:
         pytest.skip("this kernel has no openat2 or does not allow it")
     assert os.read(descriptor, 10) == DATA[:10]
     assert not os.get_inheritable(descriptor)
-    assert read_cached(descriptor, len(DATA)) in {DATA, None}  # a filesystem may not be able to tell
-    assert read_cached(descriptor, len(DATA) + 1) is None
-    assert read_cached(descriptor, 0) == b""
+    assert read_cached(descriptor, 0, len(DATA)) in {DATA, None}  # a filesystem may not be able to tell
+    assert read_cached(descriptor, 7, 100) in {DATA[7:107], None}
+    assert read_cached(descriptor, 0, len(DATA) + 1) is None
+    assert read_cached(descriptor, 5, 0) == b""
     os.close(descriptor)
 
 
@@ -48,10 +49,10 @@ def test_pages_that_are_not_in_memory_are_not_waited_for(file: Path) -> None:
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if read_cached(opened.fileno(), len(DATA)) is not None:
+        if read_cached(opened.fileno(), 0, len(DATA)) is not None:
             pytest.skip("this filesystem keeps everything in memory")
         opened.read()
-        assert read_cached(opened.fileno(), len(DATA)) == DATA
+        assert read_cached(opened.fileno(), 0, len(DATA)) == DATA
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOSYS, errno.EPERM])
@@ -62,5 +63,5 @@ def test_a_kernel_that_cannot_or_may_not_leaves_it_to_a_thread(
         ctypes.set_errno(number)
         return -1
 
-    monkeypatch.setattr(cached_open, "_syscall", refuse)
+    monkeypatch.setattr(cached_files, "_syscall", refuse)
     assert open_cached(str(file)) is None

@@ -50,11 +50,11 @@ def open_cached(path: str) -> int | None:
     raise OSError(number, os.strerror(number), path)
 
 
-def read_cached(descriptor: int, size: int) -> bytes | None:
-    """The first `size` bytes of an open file; None when they are not all in memory."""
+def read_cached(descriptor: int, start: int, size: int) -> bytes | None:
+    """`size` bytes of an open file from `start` on; None when they are not all in memory."""
     buffer = bytearray(size)
     try:
-        read = os.preadv(descriptor, [buffer], 0, os.RWF_NOWAIT) if size else 0
+        read = os.preadv(descriptor, [buffer], start, os.RWF_NOWAIT) if size else 0
     except OSError:  # they are not, or this filesystem cannot tell
         return None
     return bytes(buffer) if read == size else None
