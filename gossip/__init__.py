@@ -63,7 +63,8 @@ listed together.
 **Reading order.** The data: `or_set` with `cell`, `index`. The members: `membership`, `overlay`, `detector`. The
 protocol: `messages`, `replica` with `encounter`, `content`, `gaps`, `dissemination`, and for the repair `exchange`,
 `comparison`, `transfer`; `lookup`. All of these without I/O. The bytes: `codec`, `fields`, `payload`. Then `node`,
-`conversation`, `resolver`, `transport`, `channel` and `zap`. `simulation` runs the replica in a simulated network.
+`conversation`, `resolver`, `transport`, `channel` and `zap`. `simulation` runs the replica in a simulated network,
+`planning` plays scenarios in it.
 """
 
 from gossip.config import Config
