@@ -6,6 +6,7 @@ library would be larger than all else that is installed with this package. Every
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
@@ -27,10 +28,30 @@ COLOURS: Final = ("#0b62a4", "#c4501b", "#3b7d23")
 
 @dataclass(frozen=True, slots=True)
 class _Chart:
-    """A title and a value for each second; None where there is none."""
+    """A title and a value for each second, None where there is none. `decades`: each grid line is ten times the one
+    below, and the lowest is 1; otherwise they are equally far apart."""
 
     title: str
     values: Sequence[float | None]
+    decades: bool = False
+
+    @property
+    def most(self) -> float:
+        """The value of the highest grid line."""
+        highest = max((value for value in self.values if value is not None), default=0.0)
+        return 10.0**TICKS * max(1.0, _round_up(highest / 10**TICKS)) if self.decades else _round_up(highest)
+
+    def height(self, value: float) -> float:
+        """How high a value stands, from 0 to 1."""
+        if self.decades:
+            return math.log10(max(1.0, value)) / math.log10(self.most)
+        return value / self.most
+
+    def grid(self) -> list[float]:
+        """The values that have a line."""
+        if self.decades:
+            return [10.0**power for power in range(math.floor(math.log10(self.most)) + 1)]
+        return [self.most * tick / TICKS for tick in range(TICKS + 1)]
 
 
 def to_svg(report: Report) -> str:
@@ -40,6 +61,7 @@ def to_svg(report: Report) -> str:
         _Chart(
             "What 99 % of changes take to a node at most (ms), by the second in which they were made",
             [None if at.p99_s is None else at.p99_s * 1000 for at in seconds],
+            decades=True,
         ),
         _Chart("Bytes to a node (KB/s)", [at.bytes_in / 1000 for at in seconds]),
         _Chart("Pairs of running nodes of which one does not see the other", [at.hidden_pairs for at in seconds]),
@@ -65,24 +87,23 @@ def _title(report: Report) -> str:
 
 
 def _draw(chart: _Chart, top: int, length_s: int, colour: str) -> Iterator[str]:
-    known = [value for value in chart.values if value is not None]
-    most = _round_up(max(known, default=0.0))
     bottom = top + CHART_HEIGHT
     yield f'<text x="{LEFT}" y="{top - 8}">{escape(chart.title)}</text>'
-    for tick in range(TICKS + 1):
-        y = bottom - CHART_HEIGHT * tick / TICKS
+    for value in chart.grid():
+        y = bottom - CHART_HEIGHT * chart.height(value)
         yield f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
-        yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{most * tick / TICKS:,.4g}</text>'
+        yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:,.10g}</text>'
+    for tick in range(TICKS + 1):
         at_s = length_s * tick / TICKS
-        yield f'<text x="{_x(at_s, length_s):.1f}" y="{bottom + 18}" text-anchor="middle">{at_s:.4g}</text>'
+        yield f'<text x="{_x(at_s, length_s):.1f}" y="{bottom + 18}" text-anchor="middle">{at_s:,.10g}</text>'
     path: list[str] = []
     pen_down = False
-    for second, value in enumerate(chart.values):
-        if value is not None:
-            y = bottom - CHART_HEIGHT * value / most
+    for second, there in enumerate(chart.values):
+        if there is not None:
+            y = bottom - CHART_HEIGHT * chart.height(there)
             path.append(f"{'L' if pen_down else 'M'}{_x(second + 0.5, length_s):.1f} {y:.1f}")
             yield f'<circle cx="{_x(second + 0.5, length_s):.1f}" cy="{y:.1f}" r="1.5" fill="{colour}"/>'
-        pen_down = value is not None
+        pen_down = there is not None
     yield f'<path d="{"".join(path)}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
 
 

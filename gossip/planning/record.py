@@ -18,6 +18,9 @@ WHEN: Final = ("quiet", "roll-out", "partition", "later")
 ECHO_S: Final = 1.0
 """After a roll-out its last changes are on their way, and who has just published waits before it does so again."""
 
+WATCH_S: Final = 15.0
+"""A partition has healed when nobody is hidden any more; should that change within this time, it had not."""
+
 
 @dataclass(slots=True)
 class Fate:
@@ -84,10 +87,12 @@ class Record:
         side of the partition, or were until it healed."""
         self._hidden_pairs = max(self._hidden_pairs, pairs)
         for scar in self.scars[-1:]:
+            over_s = self.elapsed_s - scar.partition.at_s - scar.partition.for_s
+            if over_s > WATCH_S and scar.healed_at < inf:
+                return
             scar.hidden_within_max = max(scar.hidden_within_max, within)
-            over = self.elapsed_s >= scar.partition.at_s + scar.partition.for_s
-            if over and not pairs:
-                scar.healed_at = min(scar.healed_at, self.elapsed_s)
+            if over_s >= 0:
+                scar.healed_at = inf if pairs else min(scar.healed_at, self.elapsed_s)
 
     def second(self, bytes_in: Sequence[int], messages_in: int) -> None:
         """A second is over, in which each node got so many bytes."""

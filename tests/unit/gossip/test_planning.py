@@ -151,6 +151,16 @@ def test_what_did_not_happen_before_the_end_has_no_time() -> None:
     assert not report.traffic
 
 
+def test_a_partition_has_healed_when_nobody_is_hidden_any_more_and_what_comes_later_is_not_its_doing() -> None:
+    record = Record(Scenario(partitions=(Partition(1.0, 1.0, 0.5),)), "full")
+    record.scars.append(Scar(record.scenario.partitions[0]))
+    for elapsed_s, pairs in ((1.5, 0), (2.0, 0), (4.0, 3), (5.0, 0), (16.0, 0), (18.0, 9), (19.0, 0)):
+        record.elapsed_s = elapsed_s
+        record.hidden(pairs, pairs)
+    [healing] = record.report([], []).healings
+    assert (healing.healed_s, healing.hidden_within_max) == (3.0, 3)
+
+
 def test_a_report_is_text_json_and_a_picture() -> None:
     report = noted()
     text = to_text(report)
