@@ -104,6 +104,8 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.mirroring = self._gauge("mirroring", "Whether anything is mirrored (the kill switch).")
         self.reloads = self._counter("reloads", "Times that the settings were read again while it ran.", "result")
+        for result in ("done", "refused"):  # an alert sees the first one only if there was a zero before
+            self.reloads.labels(result)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"skvaller_{name}", help_text, labels, registry=self.registry)

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import aiohttp
 import pytest
+from starlette.middleware import Middleware
 
 from mirror.demo import scene
 from mirror.demo.client import pull
 from mirror.demo.scene import REPOSITORY, TAG, Agent, DemoRegistry, build_demo_image, running_agents
 from mirror.http_server import HttpServer
+from mirror.metrics import Metrics
+from mirror.registry import create_registry
+from mirror.stores.oci_layout import OciLayout
 from tests.observability.test_prometheus import Unwatched
 from tests.page.browser import visiting
 from tests.page.thousand import simulated_agent, thousand
-from tests.serving import HOST, free_port
+from tests.serving import HOST, free_port, serving
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
     from mirror.demo.client import Fetched
 
 AGENTS = 10
 ZONES = ("zone-a", "zone-b", "zone-c")
 SLOW_BYTES, SLOW_S = 16 * 1024, 0.25
 """A client that reads so little at a time, so that there is something to see."""
+REGISTRY_S = 3.0
+"""How long a slow registry waits after each piece of at most 1 MB."""
 MANY = 1000
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 async def read_slowly(agent: Agent, layer: Fetched) -> None:
@@ -83,8 +95,7 @@ async def _see_cluster_and_find(url: str, screenshots: Path | None) -> None:
 
 
 async def _see_transfers(url: str, screenshots: Path | None) -> None:
-    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-    for scheme in schemes:
+    for scheme in SCHEMES:
         async with visiting(url, "transfers", scheme) as visit:
             await visit.until("document.querySelectorAll('#transfer-tree .tree').length >= 3")
             await visit.until("/[1-9][0-9.]* [kM]?B\\/s/.test(document.getElementById('transfer-tree').innerText)")
@@ -112,10 +123,65 @@ async def _see_pulls_gossip_and_settings(url: str, screenshots: Path | None) -> 
         assert any(line.startswith("secret_file\tset\t") for line in settings)
 
 
+@dataclass(frozen=True)
+class Throttled:
+    """A registry that gives its bytes slowly, so that there is time to look at a herd."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_slowly(message: Message) -> None:
+            await send(message)
+            if len(message.get("body", b"")) > SLOW_BYTES:
+                await asyncio.sleep(REGISTRY_S)
+
+        await self.app({**scope, "extensions": {}}, receive, send_slowly)
+
+
+async def leader_of(agents: list[Agent]) -> Agent:
+    """An agent that gives something to several others while it still fetches it."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        while True:
+            for agent in agents:
+                async with session.get(f"{agent.url}/-/api/transfers") as response:
+                    transfers = await response.json()
+                readers = Counter(each["digest"] for each in transfers["answers"] if each["face"] == "peer")
+                fetching = {each["digest"] for each in transfers["fetching"] if each["fetched"] < each["size"]}
+                if any(count >= 2 and digest in fetching for digest, count in readers.items()):
+                    return agent
+
+
+@pytest.mark.timeout(400)
+async def test_a_herd_of_ten_is_watched_as_a_tree(
+    tmp_path: Path, screenshots: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene, "START_TIMEOUT_S", 180.0)
+    await asyncio.to_thread(build_demo_image, tmp_path / "registry")
+    layout = OciLayout(tmp_path / "registry", sys.maxsize)
+    registry = create_registry(layout, Metrics().face("upstream"), [Middleware(Throttled)], itself=REPOSITORY.registry)
+    names = [f"node-{number}" for number in range(AGENTS)]
+    async with (
+        serving(registry) as url,
+        running_agents(names, tmp_path, url, ZONES) as agents,
+        asyncio.TaskGroup() as tasks,
+    ):
+        pulls = [tasks.create_task(pull(agent.url, REPOSITORY, TAG, Unwatched())) for agent in agents]
+        leader = await leader_of(agents)
+        for scheme in SCHEMES:
+            async with visiting(leader.url, "transfers", scheme) as visit:
+                await visit.until("/node-\\d\\s+in flight/.test(document.getElementById('transfer-tree').innerText)")
+                await asyncio.sleep(3)  # until rates are known
+                await visit.look(screenshots, f"herd-{scheme}-transfers")
+                tree = await visit.text("#transfer-tree")
+                assert "the registry" in tree
+                assert f"{leader.name} fetches" in tree
+        for each in pulls:
+            each.cancel()
+
+
 async def test_a_thousand_nodes_stay_usable(tmp_path: Path, screenshots: Path | None) -> None:
-    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     async with thousand(tmp_path, MANY) as url:
-        for scheme in schemes:
+        for scheme in SCHEMES:
             async with visiting(url, "", scheme) as visit:
                 await visit.until("document.getElementById('zones').innerText.includes('of 334')")
                 await visit.look(screenshots, f"thousand-{scheme}")
