@@ -24,6 +24,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from gossip import ClusterSecret, Config, Node
+from mirror.all_or_nothing import AllOrNothing
 from mirror.authorization import Authorization
 from mirror.belonging import Belonging
 from mirror.bootstrap import Bootstrap
@@ -206,7 +207,7 @@ async def create_servers(
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
     journal = Journal()
     client_door = [Middleware(LoopbackDoor, observer=client_face)]
-    client_app = create_registry(gate, journal.face("client", client_face), client_door, lists=gate)
+    client_app = create_registry(AllOrNothing(gate), journal.face("client", client_face), client_door, lists=gate)
     client_app.routes.extend(control_routes(live, cluster.hearsay, time.time))
     in_flight = InFlight(transfers)
     explainer = Explainer(holdings, in_flight, peers, upstream, cluster, index, standing, journal)

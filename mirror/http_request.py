@@ -46,6 +46,7 @@ def read_request(http: HttpRequest, kind: Kind, itself: str, watch: Callable[[St
         range=_read_range(http, reference),
         accept=", ".join(http.headers.getlist("accept")),
         authorization=http.headers.get("authorization"),
+        all_or_nothing=not itself and _named_registry(http.scope["query_string"]) is None,
         trail=Trail.of(http.headers.get(ID_HEADER), watch),
     )
 

@@ -32,7 +32,8 @@ class Request:
 
     `authorization` is the client's own header. It goes to the registry named by the repository and to nobody
     else, so it is kept out of every representation. `left_out` names members that are not to be asked again: they
-    began this answer, and broke off. What is done for the request is noted in its `trail`.
+    began this answer, and broke off. `all_or_nothing` tells that the client takes a whole image from whoever gives its
+    manifest. What is done for the request is noted in its `trail`.
     """
 
     repository: Repository
@@ -42,6 +43,7 @@ class Request:
     accept: str = ""
     authorization: str | None = field(default=None, repr=False)
     left_out: frozenset[str] = frozenset()
+    all_or_nothing: bool = False
     trail: Trail = field(default_factory=Trail, repr=False, compare=False)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from mirror.logs import configure_logs
 
     configure_logs(settings.log_level, settings.log_format)
+    _raise_descriptor_limit()
     code = 1
     try:
         code = uvloop.run(run_agent(settings, read, file))
@@ -65,6 +67,12 @@ def run(options: argparse.Namespace) -> int:
         for error in _leaves(group):
             complain(error)
     return code
+
+
+def _raise_descriptor_limit() -> None:
+    """Take all the descriptors that may be had: the usual limit of 1024 is less than one face's connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

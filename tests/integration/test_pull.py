@@ -12,6 +12,7 @@ from gossip import Node as GossipNode
 from tests.integration.agents import Agent, observer, seen, start_agents, tag_seen
 from tests.lab import Image, Lab, Login, Node, PullError, Registry, require
 from tests.lab.images import HERE
+from tests.lab.node import Client
 
 MEGABYTE = 1_000_000
 FRESH_S = 1.0
@@ -198,3 +199,30 @@ async def test_a_private_image_comes_through_the_mirror_for_those_whom_the_regis
     await two.pull(image.name, via="cri", auth=right)
     assert two.content() == image.objects()
     assert sum(registry.bytes_sent(layer) for layer in image.layers()) == 0
+
+
+@pytest.mark.parametrize("via", ["skopeo", "podman"])
+async def test_skopeo_and_podman_go_to_the_registry_for_what_the_mirror_has_only_in_part(lab: Lab, via: Client) -> None:
+    require("podman")
+    registry = await lab.add_registry("registry.test")
+    nodes = await lab.add_nodes(2)
+    agents = await start_agents(nodes, registry)
+    image = await registry.publish("lib/app:v1", [MEGABYTE, 9 * MEGABYTE])
+    await nodes[0].pull(image.name)
+    async with observer(lab) as node:
+        for digest in image.objects():
+            await seen(node, digest, {"n1"}, 3)
+        # As with discarded layers: the node has the manifest, but not what it names. And the agents cannot help.
+        for layer in image.layers():
+            await nodes[0].ctr("content", "rm", str(layer))
+            await seen(node, layer, set(), 3)
+    for agent in agents:
+        await agent.process.stop()
+    for agent in [
+        Agent(each, f"{nodes[0].address}:29993", (), ("--registries", f"registry.test=http://{lab.gateway}:9"))
+        for each in nodes
+    ]:
+        await agent.start()
+    nodes[1].use_mirror("registry.test", "127.0.0.1:29990/registry.test")
+    await nodes[1].pull(image.pinned, via)
+    assert registry.bytes_sent() > 10 * MEGABYTE
