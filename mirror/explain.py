@@ -16,7 +16,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mirror.errors import SourceError
-from mirror.oci import MANIFEST_BYTES_MAX, Digest, InvalidReferenceError, Kind, Tag, manifest_media_type
+from mirror.oci import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    MANIFEST_BYTES_MAX,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Digest,
+    InvalidReferenceError,
+    Kind,
+    Tag,
+    manifest_media_type,
+)
 from mirror.source import FirstOf, Request, read_all
 
 if TYPE_CHECKING:
@@ -32,6 +43,9 @@ PARTS_MAX: Final = 1000
 CANDIDATES_SHOWN_MAX: Final = 16
 ANSWER_S_MAX: Final = 20.0
 """For everything; what was not found out by then is told as such."""
+
+ACCEPT: Final = ", ".join([OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, "*/*"])
+"""Registries hide manifests of a type that was not asked for."""
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _HERE: Final = f"linux/{_ARCHITECTURES.get(platform.machine(), platform.machine())}"
@@ -134,7 +148,7 @@ class Explainer:
         if isinstance(reference, Digest):
             return reference, "the name says so itself"
         try:
-            descriptor = await self.upstream.resolve(Request(repository, Kind.MANIFEST, reference))
+            descriptor = await self.upstream.resolve(Request(repository, Kind.MANIFEST, reference, accept=ACCEPT))
         except SourceError as error:
             known = self.cluster.last_known(repository, reference)
             if known is None:
@@ -152,7 +166,7 @@ class Explainer:
             part = queue.popleft()
             parts.append(part)
             kind = Kind.MANIFEST if part.role in {"index", "manifest"} else Kind.BLOB
-            request = Request(repository, kind, Digest.parse(part.digest))
+            request = Request(repository, kind, Digest.parse(part.digest), accept=ACCEPT)
             await self._decide(part, request)
             if kind is Kind.MANIFEST and (part.source != "upstream" or part.platform in {"", _HERE}):
                 for child in await self._look_into(part, request):
