@@ -36,7 +36,7 @@ from mirror.elements import group_of
 from mirror.explain import Explainer
 from mirror.feed import Feed
 from mirror.gate import Gate, Switched
-from mirror.herd import Claims, Coordinator, Herd
+from mirror.herd import Claims, Coordinator, Herd, SharedTags
 from mirror.http_server import HttpServer
 from mirror.journal import Journal
 from mirror.live import LiveSettings
@@ -200,7 +200,7 @@ async def create_servers(
     herd = Herd(peers, registries, index, claims)
     holdings = Belonging(store, policy)
     pull = Pull(holdings, peers, registries, herd, transfers=transfers, suspicion=suspicion, verify_all=verify_all)
-    authorization = Authorization(registries, policy, clock=time.time, key=secrets.token_bytes(32))
+    authorization = Authorization(SharedTags(registries, claims), policy, clock=time.time, key=secrets.token_bytes(32))
     tags = Tags(pull, authorization, cluster.hearsay, policy, remember=store.remember, clock=time.time)
     gate = Gate(pull, upstream, tags, authorization, policy)
 

@@ -16,7 +16,8 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from mirror.errors import NotFoundError, SourceError
+from mirror.errors import NotFoundError, SourceError, UnavailableError
+from mirror.oci import Kind
 from mirror.pieces import moved
 from mirror.resuming import resuming
 from mirror.single_flight import Shared
@@ -57,14 +58,25 @@ class Pull:
         self._herd = herd
         self._shared = Shared(transfers, herd, self._elsewhere)
         self._elsewhere_shared = FirstOf([peers, self._shared])
-        self._anywhere = FirstOf([store, peers, upstream])
+        self._nearby = FirstOf([store, peers])
+        self._anywhere = FirstOf([self._nearby, upstream])
         self._transfers = transfers
         self._suspicion = suspicion
         self._verify_all = verify_all
 
     async def resolve(self, request: Request) -> Descriptor:
-        """Describe an object: by the first source that has it."""
-        return await self._anywhere.resolve(request)
+        """Describe an object: by the first source that has it.
+
+        A manifest that nobody has is fetched at once, for all who want it: whoever asks what it is wants it next.
+        """
+        if request.kind is not Kind.MANIFEST:
+            return await self._anywhere.resolve(request)
+        try:
+            return await self._nearby.resolve(request)
+        except (NotFoundError, UnavailableError):
+            content = await self._shared.open(request.in_part(None))
+            await content.body.aclose()
+            return content.descriptor
 
     async def open(self, request: Request) -> Content:
         """Open an object; see the module's docstring for the order of sources."""

@@ -8,7 +8,7 @@ that its leader is gone.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from mirror.herd.words import (
@@ -98,9 +98,8 @@ class _Lease:
     def holds(self, now: float) -> bool:
         if self.done_at is not None:
             return now - self.done_at <= DONE_S and self.doubted_at is None
-        if self.doubted_at is not None:
-            return now - max(self.doubted_at, self.heard_at) <= DOUBTED_S
-        return now - self.heard_at <= RENEWED_S
+        doubted_for_s = now - max(self.doubted_at, self.heard_at) if self.doubted_at is not None else 0.0
+        return now - self.heard_at <= RENEWED_S and doubted_for_s <= DOUBTED_S
 
 
 @dataclass(slots=True)
@@ -144,8 +143,11 @@ class Leases:
         return Noted()
 
     def _claim(self, member: str, claim: Claim, known: _Object, now: float) -> Verdict:  # noqa: PLR0911 - a table
-        if known.small is not None and now - known.small_at <= DONE_S:
-            return Given(type(known.small)(known.small.media_type, known.small.data, now - known.small_at))
+        if known.small is not None:
+            age_s = now - known.small_at
+            if age_s <= min(DONE_S, claim.age_max_s):
+                return Given(replace(known.small, age_s=age_s))
+            known.small = known.lease = None
         lease = known.lease
         if lease is not None and lease.leader == member:
             lease.heard_at, lease.done_at, lease.doubted_at = now, None, None
@@ -200,6 +202,7 @@ class Leases:
     def _release(self, member: str, release: Release, known: _Object, now: float) -> None:
         if known.lease is None or known.lease.leader != member:
             return
+        known.small = None
         match release.end:
             case End.DONE:
                 known.lease.done_at = now

@@ -54,7 +54,7 @@ class Claim:
 
     `lost` names members that broke off or do not answer, `absent` some that have it neither whole nor in flight.
     `known` says that my client has credentials, `waited_s` for how long it has waited, `second` that the coordinator in
-    front did not answer.
+    front did not answer. `age_max_s` is how old a small object may be that others got from upstream.
     """
 
     scope: Scope
@@ -65,6 +65,7 @@ class Claim:
     known: bool = False
     waited_s: float = 0.0
     second: bool = False
+    age_max_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,10 @@ class Herd:
     nodes: list[Node]
     agents: list[Agent]
 
-    async def pull(self, image: Image) -> None:
+    async def pull(self, image: Image, name: str = "") -> None:
         """Pull on all nodes at the same time; every one ends with the right image."""
         auth = (ALICE.username, ALICE.password) if self.registry.login else None
-        await asyncio.gather(*(node.pull(image.name, auth=auth) for node in self.nodes))
+        await asyncio.gather(*(node.pull(name or image.name, auth=auth) for node in self.nodes))
         assert [node.content() for node in self.nodes] == [image.objects()] * len(self.nodes)
 
     def copies(self, image: Image, client: str = "") -> float:
@@ -68,6 +68,20 @@ async def test_a_herd_costs_upstream_one_copy(herd: Herd) -> None:
     image = await herd.registry.publish("lib/app:v1", [30 * MEGABYTE, 20 * MEGABYTE, 10 * MEGABYTE, MEGABYTE])
     await herd.pull(image)
     assert herd.copies(image) <= 1.05
+    gets = [herd.registry.requests_for(digest) for digest in image.layers()]
+    assert sum(gets) <= 1.1 * len(gets) if herd.registry.login is None else sum(gets) <= NODES * len(gets)
+    heads = [each for each in herd.registry.exchanges if each.method == "HEAD" and each.path.endswith("/manifests/v1")]
+    assert len([each for each in heads if each.status == 200]) <= 2, (
+        "the tag was explained once, or by two who came late"
+    )
+
+
+async def test_a_herd_that_knows_the_digest_costs_one_copy_as_well(herd: Herd) -> None:
+    image = await herd.registry.publish("lib/app:v1", [20 * MEGABYTE])
+    await herd.pull(image, name=image.pinned)
+    assert herd.copies(image) <= 1.05
+    served = [each for each in herd.registry.exchanges if str(image.root.digest) in each.path and each.status == 200]
+    assert len(served) == 1, "it was asked for once, by whichever method"
 
 
 async def test_when_a_leader_is_killed_the_others_go_on_from_what_they_have(herd: Herd) -> None:

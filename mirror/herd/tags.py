@@ -1,0 +1,103 @@
+"""What a tag means, asked of the registry once for all nodes of a zone that want to know at the same moment.
+
+The answer is shared for `WINDOW_S`, which is as old as it may be: a herd comes within a moment, and whoever asks later
+asks the registry anew. Those who come with credentials share among themselves, and those without likewise: nobody is
+told by another node what the registry would tell only to somebody who is known. (In the name of a protected registry
+nothing is shared here; see `mirror.authorization`.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from mirror.errors import OverQuotaError, RefusedError, UnavailableError
+from mirror.herd.words import Claim, Closed, End, Follow, Given, Lead, Scope, Small, Wait
+from mirror.oci import Descriptor, Digest, InvalidDigestError, Tag
+
+if TYPE_CHECKING:
+    from mirror.authorization import Attesting
+    from mirror.herd.claims import Claims
+    from mirror.source import Request
+
+WINDOW_S: Final = 1.0
+"""How old an answer may be that another node got. Longer hides a new push for as long; shorter splits a herd whose
+nodes do not start in the same second."""
+WAIT_S: Final = 3.0
+"""How long a node waits for another one's answer before it asks for itself."""
+PAUSE_S: Final = 0.05
+
+
+class SharedTags:
+    """The registries, where they are asked for tags together."""
+
+    def __init__(self, upstream: Attesting, claims: Claims) -> None:
+        self._upstream = upstream
+        self._claims = claims
+        self.attest = upstream.attest
+        self.token_for_anybody = upstream.token_for_anybody
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """What a tag means, as the registry said a moment ago. Raises `SourceError`."""
+        if not isinstance(request.reference, Tag):
+            return await self._upstream.resolve(request)
+        loop = asyncio.get_running_loop()
+        name = _name(request)
+        begun_at = loop.time()
+        while loop.time() - begun_at < WAIT_S:
+            claim = Claim(Scope.ZONE, name, known=request.authorization is not None, age_max_s=WINDOW_S)
+            match await self._claims.claim(claim):
+                case Given(small):
+                    if descriptor := _read(small):
+                        return descriptor
+                    break
+                case Lead():
+                    return await self._lead(request, name)
+                case Follow() | Wait():
+                    await asyncio.sleep(PAUSE_S)
+                case Closed(seconds):
+                    raise UnavailableError(f"{request.repository.registry} is to be left alone for {seconds:.0f} s")
+                case _:
+                    break
+        return await self._upstream.resolve(request)
+
+    async def _lead(self, request: Request, name: str) -> Descriptor:
+        lease = self._claims.hold(Scope.ZONE, name, 0)
+        try:
+            descriptor = await self._upstream.resolve(request)
+        except RefusedError:
+            lease.end(End.REFUSED)
+            raise
+        except UnavailableError as error:
+            lease.end(End.CLOSED, retry_s=error.retry_s, registry=isinstance(error, OverQuotaError))
+            raise
+        except BaseException:
+            lease.end(End.LOST)
+            raise
+        lease.end(End.DONE, Small(descriptor.media_type, _write(descriptor)))
+        return descriptor
+
+
+def _name(request: Request) -> str:
+    """Stands for the question: who accepts other media types may be told of another manifest."""
+    accept = blake2b(request.accept.encode(), digest_size=8).hexdigest()
+    who = "anybody" if request.authorization is None else "somebody"
+    return f"{request.repository}:{request.reference} {accept} {who}"
+
+
+def _write(descriptor: Descriptor) -> bytes:
+    return orjson.dumps([str(descriptor.digest), descriptor.size])
+
+
+def _read(small: Small) -> Descriptor | None:
+    """None when a member sent nonsense."""
+    try:
+        digest, size = orjson.loads(small.data)
+        if not (size is None or type(size) is int):
+            return None
+        return Descriptor(small.media_type, Digest.parse(digest), size)
+    except (ValueError, TypeError, AttributeError, InvalidDigestError):
+        return None
