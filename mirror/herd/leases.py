@@ -167,7 +167,8 @@ class Leases:
             return Probe() if known.probes.take(now) else Wait(AGAIN_S)
         if (claim.second or self._young()) and now - known.known_since < GRACE_S:
             return Wait(AGAIN_S)
-        if lease is not None and lease.done_at is None and (waiting := _contend(member, claim, known, now, held=False)):
+        orphaned = lease.done_at is None if lease is not None else known.contest_since is not None
+        if orphaned and (waiting := _contend(member, claim, known, now, held=False)):
             return waiting
         known.lease = _Lease(member, now, claim.offset)
         known.contest_since = None
@@ -212,12 +213,10 @@ class Leases:
                 known.refused_until = now + REFUSED_S
             case End.CLOSED:
                 if not self._close(member, release, known, now):
-                    known.lease.heard_at = known.lease.doubted_at = float("-inf")
-                    return
+                    known.contest_since = now
             case End.LOST:
                 # Its followers lose it as well, and the most advanced of them is to lead.
-                known.lease.heard_at = known.lease.doubted_at = float("-inf")
-                return
+                known.contest_since = now
         known.lease = None
 
     @staticmethod

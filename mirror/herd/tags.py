@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from mirror.errors import OverQuotaError, RefusedError, UnavailableError
+from mirror.herd.leases import PATIENCE_S
 from mirror.herd.words import Claim, Closed, End, Follow, Given, Lead, Scope, Small, Wait
 from mirror.oci import Descriptor, Digest, InvalidDigestError, Tag
 
@@ -47,7 +48,8 @@ class SharedTags:
         loop = asyncio.get_running_loop()
         name = _name(request)
         begun_at = loop.time()
-        while loop.time() - begun_at < WAIT_S:
+        held_s = 0.0
+        while (waited_s := loop.time() - begun_at) < WAIT_S + held_s:
             claim = Claim(Scope.ZONE, name, known=request.authorization is not None, age_max_s=WINDOW_S)
             match await self._claims.claim(claim):
                 case Given(small):
@@ -55,13 +57,23 @@ class SharedTags:
                         return descriptor
                     break
                 case Lead():
-                    return await self._lead(request, name)
+                    try:
+                        return await self._lead(request, name)
+                    except UnavailableError as error:
+                        if not error.retry_s or waited_s + error.retry_s >= PATIENCE_S:
+                            raise
+                        rest_s = error.retry_s
                 case Follow() | Wait():
                     await asyncio.sleep(PAUSE_S)
+                    continue
                 case Closed(seconds):
-                    raise UnavailableError(f"{request.repository.registry} is to be left alone for {seconds:.0f} s")
+                    if waited_s + seconds >= PATIENCE_S:
+                        raise UnavailableError(f"{request.repository.registry} is to be left alone for {seconds:.0f} s")
+                    rest_s = seconds
                 case _:
                     break
+            held_s += rest_s
+            await asyncio.sleep(rest_s)
         return await self._upstream.resolve(request)
 
     async def _lead(self, request: Request, name: str) -> Descriptor:

@@ -84,6 +84,23 @@ async def test_a_herd_that_knows_the_digest_costs_one_copy_as_well(herd: Herd) -
     assert len(served) == 1, "it was asked for once, by whichever method"
 
 
+@pytest.mark.parametrize("herd", [None], indirect=True, ids=["public"])
+@pytest.mark.parametrize(("status", "headers"), [(429, {"Retry-After": "4"}), (503, {"Retry-After": "4"}), (500, {})])
+async def test_a_registry_that_has_had_enough_is_asked_little_and_then_again(
+    herd: Herd, status: int, headers: dict[str, str]
+) -> None:
+    image = await herd.registry.publish("lib/app:v1", [5 * MEGABYTE])
+    async with asyncio.TaskGroup() as tasks:
+        with herd.registry.refusing(status, headers):
+            tasks.create_task(herd.pull(image))
+            await asyncio.sleep(3.5)
+            asked = [each for each in herd.registry.exchanges if each.client.startswith("skvaller")]
+            assert 1 <= len(asked) <= 3, "within the time for which it wants to be left alone"
+    assert herd.copies(image) <= 1.05
+    assert herd.copies(image, "containerd") == 0, "the runtimes were held until it answered"
+
+
+@pytest.mark.parametrize("herd", [ALICE], indirect=True, ids=["bearer"])
 async def test_when_a_leader_is_killed_the_others_go_on_from_what_they_have(herd: Herd) -> None:
     image = await herd.registry.publish("lib/app:v1", [60 * MEGABYTE])
     await herd.slow_down()
@@ -99,6 +116,7 @@ async def test_when_a_leader_is_killed_the_others_go_on_from_what_they_have(herd
     assert herd.copies(image) <= herd.copies(image, "skvaller") + 2, "only the runtimes of those killed went on alone"
 
 
+@pytest.mark.parametrize("herd", [None], indirect=True, ids=["public"])
 async def test_when_the_coordinator_is_killed_no_pull_fails_or_waits(herd: Herd) -> None:
     image = await herd.registry.publish("lib/app:v1", [60 * MEGABYTE])
     await herd.slow_down()

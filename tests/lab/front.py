@@ -48,6 +48,8 @@ class Front:
         self._stack = contextlib.AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
         self.exchanges: list[Exchange] = []
+        self.refusal: tuple[int, dict[str, str]] | None = None
+        """A status and headers with which everything is answered, for as long as it is set."""
 
     async def start(self) -> None:
         """Listen."""
@@ -71,6 +73,11 @@ class Front:
         assert self._session is not None
         response = web.StreamResponse()
         sent = 0
+        client = f"{request.headers.get('User-Agent', '').partition('/')[0]} {request.remote}"
+        if self.refusal is not None:
+            status, headers = self.refusal
+            self.exchanges.append(Exchange(request.method, request.path, status, 0, client))
+            return web.Response(status=status, headers=headers)
         try:
             async with self._session.request(
                 request.method,
@@ -90,7 +97,6 @@ class Front:
         except aiohttp.ClientConnectorError:
             response = web.Response(status=502, text="the registry behind the front is down")
         finally:
-            client = f"{request.headers.get('User-Agent', '').partition('/')[0]} {request.remote}"
             self.exchanges.append(Exchange(request.method, request.path, response.status, sent, client))
         return response
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +15,7 @@ from tests.lab.images import HERE, Image, build
 from tests.lab.process import Process, run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mirror.oci import Digest
@@ -106,6 +107,15 @@ class Registry:
             for exchange in self._front.exchanges
             if digest is None or exchange.path.endswith(f"/{digest}")
         )
+
+    @contextmanager
+    def refusing(self, status: int, headers: Mapping[str, str]) -> Iterator[None]:
+        """Answer everything so, whoever asks for whatever."""
+        self._front.refusal = status, dict(headers)
+        try:
+            yield
+        finally:
+            self._front.refusal = None
 
     def forget(self) -> None:
         """Count from zero."""
