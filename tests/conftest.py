@@ -1,10 +1,14 @@
-"""What all tests share: the event loop that an agent runs on."""
+"""What all tests share: the event loop that an agent runs on, and programs that are started safely."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import uvloop
+
+# gRPC's handlers at a fork crash the child, now and then, before it becomes the program that a test starts.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 if TYPE_CHECKING:
     import asyncio

@@ -136,7 +136,8 @@ async def test_no_pull_fails_while_all_agents_or_all_nodes_go_and_come_back_in_t
     try:
         for agent in agents:
             await roll(load, agent)
-            assert not any(puller.done() for puller in pullers)
+            for puller in pullers:
+                assert not puller.done(), puller.exception()
     finally:
         for puller in pullers:
             puller.cancel()
