@@ -66,7 +66,7 @@ def read_hosts(name: str, text: str, directory: Path, own_port: int) -> Taken:
     itself = _endpoint(str(server), document, directory) if server else None
     if itself is not None and _place(itself) == ("docker.io", 443):  # as containerd has it
         itself = usual_endpoint("docker.io")
-    place = _place(itself or usual_endpoint(name)) if name != FOR_ALL or itself else None
+    place = None if name == FOR_ALL else _place(itself or usual_endpoint(name))
     hosts = document.get("host", {})
     if not isinstance(hosts, dict):
         raise HostsTextError("its `host` is not a table")
@@ -79,6 +79,8 @@ def read_hosts(name: str, text: str, directory: Path, own_port: int) -> Taken:
             itself = endpoint
         elif not _leads_back(endpoint, own_port):
             mirrors.append(endpoint)
+    if name == FOR_ALL and itself is not None:  # one place cannot be every registry, but it can mirror them
+        return Taken((*mirrors, itself))
     return Taken(tuple(mirrors), itself)
 
 

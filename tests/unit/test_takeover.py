@@ -97,6 +97,13 @@ def test_certificates_are_found_beside_the_file(
     assert endpoint.client_certificates == tuple((directory / a, directory / b if b else None) for a, b in client)
 
 
+def test_a_server_of_every_registry_is_a_mirror_of_each(directory: Path) -> None:
+    taken = read(f'server = "https://all.corp"\n[host."{CACHE}"]', directory, "_default")
+    assert taken == Taken((Endpoint(CACHE), Endpoint("https://all.corp")))
+    registries = Registries({}, {"_default": taken})
+    assert [each.url for each in registries.endpoints("ghcr.io")] == [CACHE, "https://all.corp", "https://ghcr.io"]
+
+
 def test_after_configure_the_agent_asks_the_hosts_that_were_there_before(tmp_path: Path) -> None:
     for name, text in {
         "registry.corp": f'server = "https://10.1.2.3"\n\n[host."{CACHE}"]\n  capabilities = ["pull"]\n',
