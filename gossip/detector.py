@@ -264,16 +264,19 @@ class Detector:
         for name in late:
             self._probe(name, now)
 
-    def _probe(self, name: str, now: float) -> None:
+    def _probe(self, name: str, now: float) -> bool:
+        """Begin to probe a member; False when there is no reason to, or no such member."""
         suspicion = self._suspicions.get(name)
         accused = suspicion is not None and self._membership.me.name in suspicion.accusers
-        if name in self._probes or accused or name in self._membership.gone:
-            return
+        known = name in self._membership.others and name not in self._membership.gone
+        if name in self._probes or accused or not known:
+            return False
         self._number += 1
         due = now + self._config.probe_timeout_s * (self.health + 1)
         self._probes[name] = _Probe(self._number, due)
         self.sends.append((self._membership.others[name].member, Ping(self._membership.me, self._number)))
         self.deadline = min(self.deadline, due)
+        return True
 
     def _advance(self, name: str, probe: _Probe, now: float) -> None:
         other = self._membership.others.get(name)
@@ -332,16 +335,13 @@ class Detector:
         while self._newcomers:
             name = next(iter(self._newcomers))
             del self._newcomers[name]
-            if name in self._membership.others:
-                self._probe(name, now)
+            if self._probe(name, now):
                 return
         if not self._order:
             self._order = self._membership.live()
             self._rng.shuffle(self._order)
         while self._order:
-            name = self._order.pop()
-            if name in self._membership.others:
-                self._probe(name, now)
+            if self._probe(self._order.pop(), now):
                 return
 
     def _revive(self) -> None:

@@ -233,6 +233,17 @@ def test_newcomers_are_probed_before_others() -> None:
     assert pings[0] == "member22"
 
 
+def test_a_round_is_not_spent_on_one_that_is_gone() -> None:
+    bench = Bench(linked=3, known=20)
+    for number in range(3, 22):
+        bench.detector.newcomer(f"member{number}")
+        bench.learn(Claim(replace(bench.members[number], status=Status.DOWN)))
+    bench.detector.newcomer("member22")
+    bench.detector._round_at = 1.0
+    pings = [(at, name) for at, name, message in bench.run(1.2, 0, 1, 2) if isinstance(message, Ping)]
+    assert [name for _, name in pings if name == "member22"] == ["member22"]
+
+
 @pytest.mark.parametrize(("known", "least", "most"), [(1, 5, 8), (20, 2, 3)])
 def test_one_that_is_down_is_pinged_now_and_then_and_more_often_by_few(known: int, least: int, most: int) -> None:
     bench = Bench(linked=3, known=known)
