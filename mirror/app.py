@@ -210,7 +210,7 @@ async def create_servers(
     client_app = create_registry(AllOrNothing(gate), journal.face("client", client_face), client_door, lists=gate)
     client_app.routes.extend(control_routes(live, cluster.hearsay, time.time))
     in_flight = InFlight(transfers)
-    explainer = Explainer(holdings, in_flight, peers, upstream, cluster, index, standing, journal)
+    explainer = Explainer(holdings, in_flight, peers, upstream, cluster, index, standing, journal, policy)
     views = Views(node, cluster, settings, metrics, journal, transfers, lambda: store.answering_since, time.monotonic())
     answers = {
         "node": answer_node(

@@ -31,11 +31,12 @@ from mirror.oci import (
 from mirror.source import FirstOf, Request, read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mirror.choice import Holder, Standing
     from mirror.journal import Entry, Journal
     from mirror.oci import Reference, Repository
+    from mirror.policy import Policy
     from mirror.source import Source
 
 PARTS_MAX: Final = 1000
@@ -66,9 +67,10 @@ class Candidate:
 class Part:
     """One object, and what would become of a request for it.
 
-    `source` is where it would come from: store, transfer, peer (the first candidate) or upstream. `holders` is how many
-    nodes have it beside this one, and `candidates` the first of them in the order in which they would be asked.
-    `last` is the last answer that this node's runtime got about it; `error` says why it could not be looked into.
+    `source` is where it would come from: store, transfer, peer (the first candidate) or upstream; aside when the
+    runtime is sent to the registry itself. `holders` is how many nodes have it beside this one, and `candidates` the
+    first of them in the order in which they would be asked. `last` is the last answer that this node's runtime got
+    about it; `error` says why it could not be looked into.
     """
 
     role: str
@@ -88,13 +90,15 @@ class Part:
 class Explanation:
     """An image: what its tag means and who says so, the last answer about the tag, and the objects.
 
-    `complete` is False when time ran out, or there are more than `PARTS_MAX` objects.
+    `protected`: each object is given to those alone whom the registry lets in. `complete` is False when time ran out,
+    or there are more than `PARTS_MAX` objects.
     """
 
     image: str
     digest: str
     meaning: str
     last: Entry | None
+    protected: bool = False
     parts: list[Part] = field(default_factory=list)
     complete: bool = True
 
@@ -130,16 +134,19 @@ class Explainer:
     trusted: Holders
     standing: Standing
     journal: Journal
+    policy: Callable[[], Policy]
 
     async def explain(self, repository: Repository, reference: Reference) -> Explanation:
         """Explain an image. Raises `SourceError` when nobody says what its tag means."""
         digest, meaning = await self._meaning(repository, reference)
         name = f"{repository}@{reference}" if isinstance(reference, Digest) else f"{repository}:{reference}"
         last = self._last(repository, Kind.MANIFEST, reference)
-        explanation = Explanation(name, str(digest), meaning, last)
+        policy = self.policy()
+        explanation = Explanation(name, str(digest), meaning, last, policy.is_protected(repository.registry))
+        mirrored = policy.mirrors(repository, reference)
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
-                explanation.complete = await self._walk(explanation.parts, repository, digest)
+                explanation.complete = await self._walk(explanation.parts, repository, digest, mirrored=mirrored)
         except TimeoutError:
             explanation.complete = False
         return explanation
@@ -156,7 +163,7 @@ class Explainer:
             return known, f"the last that the cluster knew, since the registry, asked without credentials: {error}"
         return descriptor.digest, "the registry says so now"
 
-    async def _walk(self, parts: list[Part], repository: Repository, root: Digest) -> bool:
+    async def _walk(self, parts: list[Part], repository: Repository, root: Digest, *, mirrored: bool) -> bool:
         """Add every object, from the top down; whether all of them fit."""
         seen = {root}
         queue = deque([Part("manifest", str(root), "", None)])
@@ -168,6 +175,8 @@ class Explainer:
             kind = Kind.MANIFEST if part.role in {"index", "manifest"} else Kind.BLOB
             request = Request(repository, kind, Digest.parse(part.digest), accept=ACCEPT)
             await self._decide(part, request)
+            if not (mirrored and self.policy().mirrors(repository, request.digest)):
+                part.source, part.why = "aside", "the rules for registries leave it to the registry itself"
             if kind is Kind.MANIFEST and (part.source != "upstream" or part.platform in {"", _HERE}):
                 for child in await self._look_into(part, request):
                     if (digest := Digest.parse(child.digest)) not in seen:

@@ -47,6 +47,8 @@ def explanation_lines(answer: dict[str, Any]) -> Iterator[str]:
     yield f"  ({answer['meaning']})"
     if answer["last"]:
         yield f"  last asked for {_answer(answer['last'])}"
+    if answer["protected"]:
+        yield "  private: each object is given to those alone whom the registry lets in"
     for part in answer["parts"]:
         facts = [part["role"], part["digest"], _size(part["size"]), part["platform"]]
         yield ""
@@ -54,7 +56,8 @@ def explanation_lines(answer: dict[str, Any]) -> Iterator[str]:
         if part["error"]:
             yield f"    {part['error']}"
         giver = f" {part['candidates'][0]['name']}" if part["source"] == "peer" else ""
-        yield f"    would come from {part['source']}{giver}: {part['why']}"
+        source = "would not come from here" if part["source"] == "aside" else f"would come from {part['source']}{giver}"
+        yield f"    {source}: {part['why']}"
         if part["holders"]:
             yield f"    held by {_holders(part)}"
         if part["last"]:

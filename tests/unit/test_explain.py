@@ -22,6 +22,7 @@ from mirror.local_api import PREFIX, answer_explain, create_local_api
 from mirror.metrics import Metrics
 from mirror.oci import OCI_MANIFEST, Descriptor, Digest, Kind, Repository, Tag
 from mirror.peer_mac import Target
+from mirror.policy import Authorize, Policy, RegistryPolicy
 from mirror.registry import create_registry
 from mirror.source import Content, MemoryBody, Request
 from tests.serving import serving
@@ -96,8 +97,17 @@ class World:
         self.index, self.trusted = Index(), Index()
         self.standing = Standing("here", random.Random(1), Clock())
         self.journal = Journal()
+        self.policy = Policy()
         self.explainer = Explainer(
-            self.store, self.in_flight, self.peers, self.upstream, self.index, self.trusted, self.standing, self.journal
+            self.store,
+            self.in_flight,
+            self.peers,
+            self.upstream,
+            self.index,
+            self.trusted,
+            self.standing,
+            self.journal,
+            lambda: self.policy,
         )
 
     def hold(self, digest: Digest, *holders: Holder) -> None:
@@ -179,6 +189,29 @@ async def test_the_clusters_last_known_counts_when_the_registry_does_not_say(fai
     explanation = await world.explainer.explain(REPOSITORY, Tag("v1"))
     assert str(failure) in explanation.meaning
     assert len(explanation.parts) == 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "sources", "protected"),
+    [
+        (Policy(mirroring=False), {"aside"}, False),
+        (Policy({"registry.test": RegistryPolicy(mirror=False)}), {"aside"}, False),
+        (Policy({"registry.test": RegistryPolicy(exclude=("*:v1",))}), {"aside"}, False),
+        (Policy({"registry.test": RegistryPolicy(exclude=("*:v2",))}), {"store", "upstream"}, False),
+        (Policy({"registry.test": RegistryPolicy(authorize=Authorize.UPSTREAM)}), {"store", "upstream"}, True),
+    ],
+)
+async def test_what_the_rules_for_registries_say_is_told(policy: Policy, sources: set[str], protected: bool) -> None:
+    world = World()
+    world.upstream.tags["v1"] = ROOT
+    world.store.objects[ROOT] = MANIFEST
+    world.policy = policy
+    explanation = await world.explainer.explain(REPOSITORY, Tag("v1"))
+    assert {each.source for each in explanation.parts} == sources
+    assert explanation.protected == protected
+    text = "\n".join(explanation_lines(asdict(explanation)))
+    assert ("would not come from here" in text) == (sources == {"aside"})
+    assert ("private" in text) == protected
 
 
 async def test_a_manifest_that_cannot_be_read_is_told_and_the_rest_explained() -> None:
