@@ -14,8 +14,10 @@
 4. Else a *peer*: the gossiped index names the holders at once, without asking anybody; `choice` orders them, `peers`
    asks one after the other, with a MAC (`peer_mac`) that strangers cannot make. The bytes are relayed from its
    connection to the runtime's without a copy here, since whoever comes next finds complete holders too.
-5. Else *upstream*, proxied as the client asked. Its "no" (401 with the whole challenge, 403, 404) goes back unchanged.
-  Its bytes are a *transfer* (`transfer`, `single_flight`, `spool`): fetched once for all who want the object here.
+5. Else the *herd* (`herd`): of all nodes that want the object one goes *upstream*, and the others follow it. Upstream
+   is proxied as the client asked; its "no" (401 with the whole challenge, 403, 404) goes back unchanged and is shared
+   with nobody. The bytes are a *transfer* (`transfer`, `single_flight`, `spool`): fetched once for all who want the
+   object here, and given to other nodes while they come.
 6. What is small is verified before its first byte goes out (`verified`); what is large the runtime verifies when it
    commits it, and the agent watches for that (`suspicion`). What breaks off, stalls or crawls goes on at the same
    offset from the next source in the same answer (`resuming`, `floor`, `hedge`). What passes through whole is kept by
@@ -30,12 +32,12 @@ and recent pulls are made of that.
 node's own content. *Peer*: a member of the cluster that we talk to. *Holder*: a member that has a digest. *Upstream*:
 the registry that an image's name begins with. *Face*: a listening port and the app behind it (client, peer, status).
 *Transfer*: an object in flight on this node, shared by all who want it. *Piece*: a run of bytes in memory, in a file or
-still in a connection. *Giver*: whoever gave bytes of an object. *Digest*, *descriptor*, *reference*, *tag*,
-*repository*, *registry*: as in the OCI specifications (`oci`).
+still in a connection. *Herd*: nodes that want the same object at the same moment. *Giver*: whoever gave bytes of an
+object. *Digest*, *descriptor*, *reference*, *tag*, *repository*, *registry*: as in the OCI specifications (`oci`).
 
 **Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry`; `policy`, `gate`, `tags` and
 `authorization`; `peers` with `choice` and `peer_mac`; `upstream`, also for `listings`; `resuming`, `transfer` with
-`single_flight` and `spool`, `suspicion`; `stores`; `elements`, `cluster` and `hearsay`, and `bootstrap` with `election`
-and `lease` for who lets it in; then `app`, which puts an agent together, `settings` with `registry_table`, `live` for
-what changes of them, and `cli`.
+`single_flight` and `spool`, `suspicion`; `herd`, with `upload_slots` and `capacity`; `stores`; `elements`, `cluster`
+and `hearsay`, and `bootstrap` with `election` and `lease` for who lets it in; then `app`, which puts an agent together,
+`settings` with `registry_table`, `live` for what changes of them, and `cli`.
 """
