@@ -29,6 +29,7 @@ METRICS_PORT: Final = 29994
 START_S_MAX: Final = 240
 UNINSTALL_S_MAX: Final = 180
 API_SERVER_AWAY_S: Final = 60
+COPIES_MAX: Final = 1.05
 TAINT: Final = "skvaller.example/starting"
 
 pytestmark = pytest.mark.timeout(5400)  # the first test builds Kubernetes, CoreDNS, helm and the image
@@ -78,21 +79,30 @@ class Cluster:
         pods = (await self.plane.get("pods"))["items"]
         return {pod["spec"]["nodeName"]: pod for pod in pods if pod["metadata"]["name"].startswith("skvaller-")}
 
-    async def start_pod(self, name: str, node: KubeNode, image: str) -> None:
-        """Run a pod of an image on a node and wait until it runs."""
-        container = {"name": "main", "image": image, "command": [str(SLEEP), "infinity"]}
-        spec = {
-            "nodeName": node.name,
+    async def deploy(self, image: str, replicas: int) -> None:
+        """Run a Deployment of an image, with a pod on each of as many nodes, and wait until they are there."""
+        labels = {"app": "tests"}
+        apart = [{"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}]
+        pod = {
             "hostNetwork": True,
-            "containers": [container],
             "terminationGracePeriodSeconds": 1,
+            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": apart}},
+            "containers": [{"name": "main", "image": image, "command": [str(SLEEP), "infinity"]}],
         }
-        await self.plane.create({"kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec})
+        template = {"metadata": {"labels": labels}, "spec": pod}
+        spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
+        metadata = {"name": "tests", "namespace": "default"}
+        await self.plane.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+        await self.deployed(replicas)
 
-        async def running() -> bool:
-            return bool((await self.plane.get("pod", name, "default"))["status"]["phase"] == "Running")
+    async def deployed(self, replicas: int) -> None:
+        """Wait until the Deployment has so many pods that run."""
 
-        await eventually(running, START_S_MAX)
+        async def ready() -> bool:
+            status = (await self.plane.get("deployment", "tests", "default"))["status"]
+            return bool(status.get("readyReplicas", 0) == replicas)
+
+        await eventually(ready, START_S_MAX)
 
     def certs(self) -> dict[str, dict[str, tuple[bytes, int, int, int]]]:
         """For each node, what is in its certs.d: bytes, mode and owner of each path."""
@@ -179,13 +189,19 @@ async def test_pods_of_three_nodes_start_from_one_copy_and_from_none_and_the_nod
     assert cluster.certs() != before
     app = await publish_runnable(cluster.registry, "lib/app:1", [20 * MEGABYTE], tmp_path / "app")
 
+    # The kubelets of two nodes pull it at the same time, and the registry sends it once.
+    third = cluster.nodes[2]
+    await cluster.plane.kubectl("cordon", third.name)
     cluster.registry.forget()
-    first, second, third = cluster.nodes
-    await cluster.start_pod("first", first, app.name)
-    await cluster.start_pod("second", second, app.name)
-    assert {digest: cluster.registry.bytes_sent(digest) for digest in app.layers()} == app.layers()
+    await cluster.deploy(app.name, replicas=2)
+    sent = sum(cluster.registry.bytes_sent(digest) for digest in app.layers())
+    assert app.size() <= sent <= COPIES_MAX * app.size()
+
+    # The third one starts it without the registry.
     await cluster.registry.stop()
-    await cluster.start_pod("third", third, app.name)
+    await cluster.plane.kubectl("uncordon", third.name)
+    await cluster.plane.kubectl("scale", "--replicas=3", "deployment/tests")
+    await cluster.deployed(3)
 
     command = ("exec", "daemonset/skvaller", "--container=agent", "--", "skvaller", "members")
     members = await cluster.plane.kubectl("--namespace=skvaller", *command)
@@ -202,9 +218,7 @@ async def test_pods_of_three_nodes_start_from_one_copy_and_from_none_and_the_nod
 
     await cluster.uninstall()
     assert cluster.certs() == before
-    assert all(
-        (pod["status"]["phase"] == "Running") for pod in (await cluster.plane.get("pods", namespace="default"))["items"]
-    )
+    await cluster.deployed(3)
 
 
 async def test_agents_that_met_through_a_lease_survive_their_seed_and_the_api_server_and_a_crash_leaves_no_trace(
