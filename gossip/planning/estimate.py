@@ -21,14 +21,17 @@ EVENT_S: Final = 60e-6
 """To receive a message, or to do what is due."""
 DUE_PER_S: Final = 5.0
 """How often anything is due at a node."""
-ENTRY_S: Final = 5e-6
+ENTRY_S: Final = 9e-6
 """One addition in a message."""
 CLAIM_S: Final = 4e-6
 CLAIMS_PER_PAIR: Final = 6.0
 """One record in a message; records for each pair that a partition parts, and again when it heals."""
 DERIVE_S: Final = 30e-6
 """What a death costs each node, for each other one: it makes its rings anew, several times."""
-REDUCED_EVENT_S: Final = 8e-6
+REDUCED_EVENT_S: Final = 7e-6
+REDUCED_NODES: Final = 10_000
+"""In so large a cluster a message of the reduced model costs twice as much as in a small one."""
+FLOODS_PER_DEATH: Final = 4.0
 BATCHES_PER_S: Final = 10.0
 
 
@@ -66,7 +69,9 @@ def _reduced(scenario: Scenario, second: int) -> float:
     messages = min(scenario.adds_per_s, BATCHES_PER_S) * _links(scenario)
     if _rolls(scenario, second):
         messages = BATCHES_PER_S * _links(scenario)
-    return (messages + scenario.nodes) * REDUCED_EVENT_S
+    deaths = sum(death.at_s <= second < death.at_s + 10 for death in scenario.deaths)
+    messages += deaths * FLOODS_PER_DEATH * _links(scenario) / 10
+    return (messages + scenario.nodes) * REDUCED_EVENT_S * (1 + scenario.nodes / REDUCED_NODES)
 
 
 def _rolls(scenario: Scenario, second: int) -> bool:
