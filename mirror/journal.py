@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict, deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -59,6 +59,10 @@ class Entry:
     complete: bool = False
     steps: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """The entry in one line for people."""
+        return _line(self)
+
 
 class Journal:
     """The entries, and the answers that are being given now."""
@@ -90,12 +94,11 @@ class Journal:
         """A status line goes out."""
         if answer.content is not None:
             self._running[answer] = face
-        if answer.request is not None:
+        elif answer.request is not None:
             entry = _entry(answer, face, 0)
             if face == "client":
                 self._note(answer.request, entry)
-            if answer.content is None:
-                log.log(_level(entry), "%s", _line(entry), extra={"fields": asdict(entry)})
+            log.log(_level(entry), "%s", entry, extra={"fields": entry})
 
     def end(self, answer: Answer, face: str) -> None:
         """The content has been sent, or source or client broke off."""
@@ -106,7 +109,7 @@ class Journal:
         self._recent.append(entry)
         if face == "client":
             self._note(answer.request, entry)
-        log.info("%s", _line(entry), extra={"fields": asdict(entry)})
+        log.info("%s", entry, extra={"fields": entry})
 
     def _note(self, request: Request, entry: Entry) -> None:
         key = (request.repository.registry, f"{request.repository.name}/{request.kind.value}/{request.reference}")
@@ -172,7 +175,6 @@ def _level(entry: Entry) -> int:
 
 
 def _line(entry: Entry) -> str:
-    """An entry in one line for people."""
     what = f"{entry.repository} {entry.kind.removesuffix('s')} {entry.reference}"
     whom = f" to {entry.reader or 'a peer'}" if entry.face == "peer" else ""
     if not entry.digest:

@@ -3,7 +3,7 @@
 What others say (names, reasons, paths) gets into messages, so what is not printable is escaped: nobody can write a line
 of their own into the log, or speak to the terminal on which it is read.
 
-A record may have `fields` (`extra={"fields": {...}}`): facts beside its text, which the JSON has by name.
+A record may have `fields` (`extra={"fields": ...}`, a dataclass): facts beside its text, which the JSON has by name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -54,12 +55,13 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as a line."""
+        facts = getattr(record, "fields", None)
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
+            **({each.name: getattr(facts, each.name) for each in fields(facts)} if facts else {}),
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

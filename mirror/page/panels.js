@@ -101,7 +101,8 @@ export function showTransfers(place, transfers, me, rates) {
     const found = object(each.digest, each.size, each.repository);
     found.name = each.repository;
     found.answers.push(each);
-    if (each.source !== "store") found.givers.add(each.holder || each.source);
+    if (each.holder) found.givers.add(each.holder);
+    else if (each.source === "upstream") found.givers.add("upstream");
   }
   const trees = [...objects.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([digest, each]) => {
     const from = each.givers.size ? [...each.givers].map((giver) => (giver === "upstream" ? "the registry" : words(giver))).join(", ") : "this node's store";

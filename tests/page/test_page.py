@@ -34,7 +34,7 @@ AGENTS = 10
 ZONES = ("zone-a", "zone-b", "zone-c")
 SLOW_BYTES, SLOW_S = 16 * 1024, 0.25
 """A client that reads so little at a time, so that there is something to see."""
-REGISTRY_S = 3.0
+REGISTRY_S = 2.0
 """How long a slow registry waits after each piece of at most 1 MB."""
 MANY = 1000
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -169,8 +169,8 @@ async def test_a_herd_of_ten_is_watched_as_a_tree(
         leader = await leader_of(agents)
         for scheme in SCHEMES:
             async with visiting(leader.url, "transfers", scheme) as visit:
-                await visit.until("/node-\\d\\s+in flight/.test(document.getElementById('transfer-tree').innerText)")
                 await asyncio.sleep(3)  # until rates are known
+                await visit.until("/node-\\d\\s+in flight/.test(document.getElementById('transfer-tree').innerText)")
                 await visit.look(screenshots, f"herd-{scheme}-transfers")
                 tree = await visit.text("#transfer-tree")
                 assert "the registry" in tree

@@ -86,6 +86,7 @@ async def test_a_pull_is_one_entry_and_one_line_with_source_bytes_time_steps_and
         assert part in line
     (record,) = caplog.records
     written = json.loads(JsonFormatter().format(record))
+    assert written["message"] == line
     assert (written["id"], written["bytes"], written["source"], written["level"]) == ("pull-7", 3000, "peer", "info")
 
 
