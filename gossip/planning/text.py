@@ -77,7 +77,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _milliseconds(value_s: float | None) -> str:
-    return NEVER if value_s is None else f"{value_s * 1000:.1f} ms"
+    return "-" if value_s is None else f"{value_s * 1000:.1f} ms"
 
 
 def _seconds(value_s: float | None) -> str:

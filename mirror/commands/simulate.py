@@ -27,6 +27,12 @@ REDRAW_S: Final = 0.5
 LOG_S: Final = 15.0
 """How often progress is shown on a terminal, and in a file."""
 
+DESCRIPTION = """\
+Play a cluster in simulated time with the agents' own gossip code, and report how long
+changes take to all nodes, what gossip costs a node, and how soon deaths are seen. Above
+1,000 nodes a reduced model is played, without pauses, stalls and partitions. One seed
+gives one outcome. Ctrl-C ends it early and reports what there is."""
+
 EXAMPLES = """\
 examples:
   skvaller simulate --nodes 300 --zones 3
@@ -43,10 +49,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "simulate",
         help="play a cluster of any size in simulated time: how fast, at what cost, what if nodes die",
-        description="Play a cluster in simulated time with the agents' own gossip code, and report how long changes "
-        "take to all nodes, what a node's gossip costs, and how soon deaths are seen. Above 1,000 nodes a reduced "
-        "model is played, without pauses, stalls and partitions. One seed gives one outcome. Ctrl-C ends it early "
-        "and reports what there is.",
+        description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -84,7 +87,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_events(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what happens", "Times are seconds from the beginning; these may be repeated.")
+    group = parser.add_argument_group("what happens", "Times are seconds from the beginning.")
     group.add_argument(
         "--adds-per-s", type=float, default=1.0, metavar="R", help="digests added all the time [default: %(default)s]"
     )
@@ -98,14 +101,14 @@ def _add_events(parser: argparse.ArgumentParser) -> None:
         help="digests added in a roll-out, in the whole cluster; 0: no roll-out [default: 0.4 for each node]",
     )
     for flag, parts, metavar, text in (
-        ("--crash", 2, "AT:NODES", "so many nodes end; their connections break"),
-        ("--power-loss", 2, "AT:NODES", "so many nodes fall silent for good"),
-        ("--pause", 3, "AT:FOR:NODES", "so many nodes stand still for so long"),
+        ("--crash", 2, "AT:NODES", "so many nodes end; their connections break; may be repeated"),
+        ("--power-loss", 2, "AT:NODES", "so many nodes fall silent for good; may be repeated"),
+        ("--pause", 3, "AT:FOR:NODES", "so many nodes stand still for so long; may be repeated"),
         (
             "--partition",
             3,
             "AT:FOR:SHARE",
-            "for so long this share of the nodes (from 0 to 1) is cut off from the others",
+            "for so long this share of the nodes, from 0 to 1, is cut off; may be repeated",
         ),
     ):
         group.add_argument(flag, type=_numbers(parts), action="append", default=[], metavar=metavar, help=text)
