@@ -93,8 +93,9 @@ class LiveSettings:
             now = await asyncio.to_thread(self._signature)
             if self._wanted.is_set() or now != seen:
                 self._wanted.clear()
+                # What changes while this is read is read again at the next look, and so are files that are new to us.
+                seen = now
                 await self._read_again()
-                seen = await asyncio.to_thread(self._signature)
 
     async def _read_again(self) -> None:
         try:
