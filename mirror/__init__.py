@@ -3,8 +3,8 @@
 **The life of a pull.**
 
 1. The runtime asks `http://127.0.0.1:29990/v2/library/nginx/manifests/1.27?ns=docker.io`. `doors` lets in loopback
-   clients only; `registry` reads path, query and headers into a `source.Request`, made of types from `oci` that
-   cannot be wrong.
+   clients only, `request_limits` nothing that is too large or too slow; `registry` reads path, query and headers into a
+   `source.Request`, made of types from `oci` that cannot be wrong.
 2. `gate` lets in what the operator's `policy` has mirrored. A tag is explained by the registry itself, with the
    client's own credentials, or by what the cluster knows of it (`tags`, `hearsay`). From then on all is by digest. Of a
    protected registry an object is given only to those whom the registry lets in (`authorization`), and by those nodes
@@ -36,8 +36,10 @@ still in a connection. *Herd*: nodes that want the same object at the same momen
 object. *Digest*, *descriptor*, *reference*, *tag*, *repository*, *registry*: as in the OCI specifications (`oci`).
 
 **Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry`; `policy`, `gate`, `tags` and
-`authorization`; `peers` with `choice` and `peer_mac`; `upstream`, also for `listings`; `resuming`, `transfer` with
-`single_flight` and `spool`, `suspicion`; `herd`, with `upload_slots` and `capacity`; `stores`; `elements`, `cluster`
-and `hearsay`, and `bootstrap` with `election` and `lease` for who lets it in; then `app`, which puts an agent together,
-`settings` with `registry_table`, `live` for what changes of them, and `cli`.
+`authorization`; `peers` with `choice`, `peer_mac` and `peer_tls`; `upstream` with `address_guard`, also for `listings`;
+`resuming`, `transfer` with `single_flight` and `spool`, `suspicion`; `herd`, with `upload_slots` and `capacity`;
+`stores`; `elements`, `cluster` and `hearsay`, and `bootstrap` with `election` and `lease` for who lets it in; then
+`app`, which puts an agent together, `settings` with `registry_table`, `live` for what changes of them, and `cli`. Apart
+from these: what leads runtimes here (`hosts` with `hosts_toml`, `registries_conf`) and what tells whether it works
+(`explain`, `doctor`).
 """
