@@ -31,6 +31,14 @@ def check_members(facts: Facts) -> Iterator[Finding]:
             "Nothing is shared between nodes.",
             "Give it the router ports of some others: seeds = 10.0.0.2:29993.",
         )
+    elif not facts.seeds:
+        yield Finding(
+            "cluster",
+            Level.WARNING,
+            "The agent knows no other node, and its seeds lead to none that could be tried from here.",
+            "Nothing is shared between nodes. For the only node of a cluster that is as it should be.",
+            "If there are others, name the router ports of some as seeds.",
+        )
     elif unreachable := [seed for seed in facts.seeds if seed.error]:
         yield Finding(
             "cluster",

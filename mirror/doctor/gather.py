@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from socket import SOCK_STREAM
 from typing import TYPE_CHECKING, Any, Final
 
 from mirror.atomic_files import FILE_BYTES_MAX
@@ -66,7 +67,7 @@ async def gather(places: Places) -> Facts:
     members: list[Agent] = list((agent or {}).get("members", ()))
     members = random.Random().sample(members, min(len(members), MEMBERS_TRIED_MAX))  # noqa: S311 (any will do)
     reach = [_reach(each["name"], each["address"], each[f"{use}_port"], use) for each in members for use in _PORTS]
-    seeds = [] if members else [_reach("seed", host, port, "router") for host, port in _seeds(agent or {})]
+    seeds = [] if members else [_reach("seed", host, port, "router") for host, port in await _seeds(agent or {})]
     clocks = await asyncio.gather(*(_clock_offset_s(each["address"], each["peer_port"]) for each in members))
     return Facts(
         agent_url=places.agent_url,
@@ -186,14 +187,23 @@ def _read_hosts_file(directory: str, path: Path) -> HostsFile:
     return HostsFile(directory, path, listed)
 
 
-def _seeds(agent: Agent) -> list[tuple[str, int]]:
-    """Those of the agent's seeds that are a host and a port."""
-    places = []
+async def _seeds(agent: Agent) -> list[tuple[str, int]]:
+    """Where the agent's seeds lead that are a host and a port, itself excluded; names that lead nowhere stay."""
+    me = agent.get("me", {})
+    places: dict[tuple[str, int], None] = {}
     for seed in agent.get("seeds", ()):
         host, _, port = str(seed).rpartition(":")
-        if host and port.isdecimal():
-            places.append((host.strip("[]"), int(port)))
-    return places[:MEMBERS_TRIED_MAX]
+        if "/" in seed or not host or not port.isdecimal():
+            continue  # a page, or a Lease
+        try:
+            async with asyncio.timeout(CONNECT_S_MAX):
+                found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=SOCK_STREAM)
+        except OSError:  # includes the time-out
+            places[host, int(port)] = None
+        else:
+            places.update(((str(each[4][0]), int(port)), None) for each in found)
+    places.pop((me.get("address", ""), me.get("router_port", 0)), None)
+    return list(places)[:MEMBERS_TRIED_MAX]
 
 
 async def _reach(name: str, address: str, port: int, use: str) -> Reach:

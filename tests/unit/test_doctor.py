@@ -273,6 +273,13 @@ WRONG: dict[str, tuple[Facts, str, Level, str, str]] = {
         "configure",
     ),
     "no seeds": (replace(WELL, agent=agent(members=[], seeds=[])), "cluster", Level.WARNING, "no seeds", "seeds ="),
+    "seeds that lead to nobody else": (
+        replace(WELL, agent=agent(members=[])),
+        "cluster",
+        Level.WARNING,
+        "lead to none",
+        "router ports",
+    ),
     "seeds out of reach": (
         replace(WELL, agent=agent(members=[]), seeds=(Reach("seed", "10.0.0.2", 29993, "router", "refused"),)),
         "cluster",
@@ -409,6 +416,20 @@ async def test_what_members_say_of_their_ports_and_clocks_is_looked_at(tmp_path:
     ]
     assert facts.clock_offsets_s["b"] < -1e8
     assert facts.runtime.error
+
+
+async def test_of_the_seeds_those_are_tried_that_are_places_and_not_this_agent_itself(tmp_path: Path) -> None:
+    one, other = free_port(), free_port()
+    seeds = [f"{HOST}:{one}", f"localhost:{other}", "nowhere.invalid:1", "lease:skvaller", "http://localhost:1"]
+    me = {"address": HOST, "router_port": one}
+    said = json.dumps(agent(members=[], seeds=seeds, me=me, containerd_socket=str(tmp_path))).encode()
+    async with scripted(answering("200 OK", [f"Content-Length: {len(said)}"], said)) as local:
+        facts = await gather(Places(local.url, tmp_path / "certs.d", tmp_path / "config.toml"))
+    assert {(seed.address, seed.port) for seed in facts.seeds} - {("::1", other)} == {
+        (HOST, other),
+        ("nowhere.invalid", 1),
+    }
+    assert all(seed.error for seed in facts.seeds)
 
 
 @pytest.mark.parametrize("answer", [b"\x00" * 10_000, b"HTTP/1.1 200 OK\r\nDate: never\r\n\r\n", b""])
