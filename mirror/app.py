@@ -51,6 +51,7 @@ from mirror.peers import Peers
 from mirror.pull import Pull
 from mirror.registry import create_registry
 from mirror.single_flight import InFlight, Transfers
+from mirror.sizes import Sized
 from mirror.source import FirstOf
 from mirror.spool import Spool
 from mirror.stores.containerd import ContainerdSettings, ContainerdStore
@@ -199,7 +200,9 @@ async def create_servers(
     stack.push_async_callback(claims.aclose)
     herd = Herd(peers, registries, index, claims)
     holdings = Belonging(store, policy)
-    pull = Pull(holdings, peers, registries, herd, transfers=transfers, suspicion=suspicion, verify_all=verify_all)
+    pull = Sized(
+        Pull(holdings, peers, registries, herd, transfers=transfers, suspicion=suspicion, verify_all=verify_all)
+    )
     authorization = Authorization(SharedTags(registries, claims), policy, clock=time.time, key=secrets.token_bytes(32))
     tags = Tags(pull, authorization, cluster.hearsay, policy, remember=store.remember, clock=time.time)
     gate = Gate(pull, upstream, tags, authorization, policy)

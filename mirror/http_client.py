@@ -122,6 +122,13 @@ def read_head(request: Request, response: Head) -> tuple[Descriptor, range | Non
 
     The object, the positions of it that will be given, and how many bytes of the body to skip first.
     """
+    descriptor, positions, skip = _read_head(request, response)
+    if request.size is not None and descriptor.size not in {None, request.size}:
+        raise UnavailableError(f"it has {descriptor.size} bytes of the object's {request.size}")
+    return descriptor, positions, skip
+
+
+def _read_head(request: Request, response: Head) -> tuple[Descriptor, range | None, int]:
     refuse_encoded(response)
     if response.status == 416:
         match = _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", ""))

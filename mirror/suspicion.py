@@ -4,7 +4,13 @@ An object above 8 MB goes to the runtime unverified, and the runtime verifies it
 delivered whole, was not committed within `COMMIT_S` while the runtime was at work, and is asked for again, makes those
 who gave it *suspect* for that digest. They are left out when it is asked for again, and what comes then is hashed on
 its way. Is it right, and committed, then the suspect is to blame, if there is just one. Bytes that were hashed and
-are wrong blame their giver at once. A runtime that gave up for reasons of its own costs a hash, and nobody a name.
+are wrong blame their giver at once.
+
+A runtime that gives up for reasons of its own (its user cancels the pull) after the last byte went to the kernel looks
+the same from here: it does not commit, and begins anew. If it asks again within `SUSPECT_S`, and commits, an innocent
+giver is left out for that one digest for `BLAME_S`. Nothing that can be seen tells the two apart: containerd keeps what
+it has in either case, and parts asked for from further on are no sign either, since parallel ranges begin there. It
+takes a cancellation within the moments that the last megabytes lie in the buffers of the connection, and costs no pull.
 
 Blame means quarantine: `BLAME_S` for the digest, and for everything after `DIGESTS_MAX` digests within that time.
 Only origins are blamed (a complete holder, or the registry), never the node in between that passed bytes on.
