@@ -105,7 +105,9 @@ export function showTransfers(place, transfers, me, rates) {
     else if (each.source === "upstream") found.givers.add("upstream");
   }
   const trees = [...objects.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([digest, each]) => {
-    const from = each.givers.size ? [...each.givers].map((giver) => (giver === "upstream" ? "the registry" : words(giver))).join(", ") : "this node's store";
+    const nodes = [...each.givers].filter((giver) => giver !== "upstream").join(", ");
+    const registry = each.givers.has("upstream") ? (nodes ? " with the registry's bytes" : "the registry") : "";
+    const from = each.givers.size ? nodes + registry : "this node's store";
     const children = each.answers.map((answer) => {
       const to = answer.face === "client" ? "runtime of this node" : answer.reader || "another node";
       return element("li", {}, flow([to, " ", badge(answer.source)], answer.bytes, answer.size, rates.of(answer.id + answer.face, answer.bytes)));
