@@ -159,7 +159,12 @@ class _Reader:
         return before + step
 
     def _number(self, most: int) -> int:
-        [value] = self._several(1)
+        position = self._position
+        if position < len(self._frame) and self._frame[position] <= 0x7F:  # one byte, the usual case
+            value = self._frame[position]
+            self._position = position + 1
+        else:
+            [value] = self._several(1)
         if value > most:
             raise DecodeError(f"a number above its limit of {most}")
         return value
