@@ -93,14 +93,21 @@ class Agent:
 
 
 async def start_agents(
-    nodes: Sequence[Node], *registries: Registry, extra: Sequence[str] = (), within_s: float = READY_TIMEOUT_S
+    nodes: Sequence[Node],
+    *registries: Registry,
+    extra: Sequence[str] = (),
+    zones: int = 1,
+    within_s: float = READY_TIMEOUT_S,
 ) -> list[Agent]:
     """An agent on each node, each with all as its seeds; each node's containerd led to its agent.
 
-    `extra` are more flags for each; of two that are the same, the last one counts.
+    `extra` are more flags for each; of two that are the same, the last one counts. The nodes are spread over `zones`.
     """
     seeds = ",".join(f"{node.address}:{ROUTER_PORT}" for node in nodes)
-    agents = [Agent(node, seeds, registries, extra) for node in nodes]
+    agents = [
+        Agent(node, seeds, registries, ("--zone", f"zone-{number % zones}", *extra))
+        for number, node in enumerate(nodes)
+    ]
     await asyncio.gather(*(agent.start(within_s) for agent in agents))
     for agent in agents:
         await agent.configure_containerd()

@@ -84,6 +84,20 @@ async def test_a_herd_that_knows_the_digest_costs_one_copy_as_well(herd: Herd) -
     assert len(served) == 1, "it was asked for once, by whichever method"
 
 
+async def test_a_herd_in_two_zones_takes_one_copy_across(lab: Lab) -> None:
+    registry = await lab.add_registry()
+    nodes = await lab.add_nodes(6)
+    herd = Herd(registry, nodes, await start_agents(nodes, registry, zones=2, within_s=30))
+    await herd.slow_down()
+    image = await registry.publish("lib/app:v1", [20 * MEGABYTE, 12 * MEGABYTE, 9 * MEGABYTE])
+    await herd.pull(image)
+    assert herd.copies(image) <= 1.05
+    across = [await agent.metric("skvaller_peer_bytes_total", zone="other") for agent in herd.agents]
+    assert 0.9 <= sum(across) / image.size() <= 1.2
+    within = [await agent.metric("skvaller_peer_bytes_total", zone="same") for agent in herd.agents]
+    assert 3.9 <= sum(within) / image.size() <= 4.3
+
+
 @pytest.mark.parametrize("herd", [None], indirect=True, ids=["public"])
 @pytest.mark.parametrize(("status", "headers"), [(429, {"Retry-After": "4"}), (503, {"Retry-After": "4"}), (500, {})])
 async def test_a_registry_that_has_had_enough_is_asked_little_and_then_again(
