@@ -203,9 +203,11 @@ async def test_pods_of_three_nodes_start_from_one_copy_and_from_none_and_the_nod
     await cluster.plane.kubectl("scale", "--replicas=3", "deployment/tests")
     await cluster.deployed(3)
 
-    command = ("exec", "daemonset/skvaller", "--container=agent", "--", "skvaller", "members")
-    members = await cluster.plane.kubectl("--namespace=skvaller", *command)
+    skvaller = ("--namespace=skvaller", "exec", "daemonset/skvaller", "--container=agent", "--", "skvaller")
+    members = await cluster.plane.kubectl(*skvaller, "members")
     assert all(node.name in members for node in cluster.nodes)
+    findings = await cluster.plane.kubectl(*skvaller, "doctor", "--certs-dir", str(VALUES["hosts.certsDir"]))
+    assert "A test pull went through the mirror" in findings
 
     # Kubernetes copies the zone's label of a node to its pods, and the agent knows it from there.
     log = await cluster.plane.kubectl("-n=skvaller", "get", "pods", "--output=jsonpath={.items[*].metadata.labels}")
