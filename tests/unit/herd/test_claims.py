@@ -1,0 +1,147 @@
+"""Asking coordinators: the next in rank when the first does not answer, and words in the order of their saying."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from gossip import UnansweredError
+from mirror.herd import Claims, Coordinator
+from mirror.herd.claims import ANSWER_S, YOUNG_S
+from mirror.herd.leases import GRACE_S, RENEW_S, RENEWED_S
+from mirror.herd.roster import Place, Roster
+from mirror.herd.words import Claim, End, Follow, Lead, Question, Release, Renewal, Scope, Wait, read_question
+from tests.simulated_time import run
+
+OBJECT = "registry.test sha256:0"
+NAMES = ("ann", "bob", "cyd", "dan")
+CLAIM = Claim(Scope.CLUSTER, OBJECT)
+
+
+@dataclass
+class Town:
+    """Some members, all of them coordinators; `gone` do not answer."""
+
+    gone: set[str] = field(default_factory=set)
+    heard: list[tuple[str, str, Question]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        clock = asyncio.get_running_loop().time
+        self.coordinators = {name: Coordinator(lambda name: name not in self.gone, clock) for name in NAMES}
+        self.ranks = Roster(Place("ann", ""), [Place(name, "") for name in NAMES[1:]]).in_cluster(OBJECT.encode())
+
+    def claims(self, name: str) -> Claims:
+        places = [Place(other, "") for other in NAMES if other != name]
+        return Claims(Voice(self, name), lambda: Roster(Place(name, ""), places))
+
+
+@dataclass
+class Voice:
+    town: Town
+    me: str
+
+    async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
+        assert timeout_s == ANSWER_S
+        await asyncio.sleep(0.001)
+        if name in self.town.gone:
+            await asyncio.sleep(timeout_s)
+            raise UnansweredError(name)
+        self.town.heard.append((self.me, name, read_question(payload)))
+        return self.town.coordinators[name].answer(self.me, payload)
+
+
+def play(scene: Callable[[Town], Coroutine[Any, Any, None]]) -> None:
+    async def in_town() -> None:
+        town = Town()
+        await asyncio.sleep(2 * YOUNG_S)
+        await scene(town)
+
+    run(in_town())
+
+
+def test_all_nodes_ask_the_same_coordinator() -> None:
+    async def scene(town: Town) -> None:
+        assert [await town.claims(name).claim(CLAIM) for name in NAMES] == [
+            Lead(),
+            Follow(("ann",)),
+            Follow(("ann", "bob")),
+            Follow(("ann", "bob", "cyd")),
+        ]
+        assert {coordinator for _, coordinator, _ in town.heard} == {town.ranks[0]}
+
+    play(scene)
+
+
+def test_the_next_in_rank_knows_the_leader_when_the_first_goes() -> None:
+    async def scene(town: Town) -> None:
+        leading, following = town.claims("ann"), town.claims("bob")
+        assert await leading.claim(CLAIM) == Lead()
+        leading.hold(Scope.CLUSTER, OBJECT, 0)
+        await asyncio.sleep(RENEW_S)
+        town.gone.add(town.ranks[0])
+        began = asyncio.get_running_loop().time()
+        assert await following.claim(CLAIM) == Follow(("ann",))
+        assert asyncio.get_running_loop().time() - began <= 0.6
+        await leading.aclose()
+
+    play(scene)
+
+
+def test_the_next_in_rank_makes_a_leader_when_nobody_knew_of_one() -> None:
+    async def scene(town: Town) -> None:
+        town.gone.add(town.ranks[0])
+        claims = town.claims("bob")
+        began = asyncio.get_running_loop().time()
+        while (verdict := await claims.claim(CLAIM)) != Lead():
+            assert isinstance(verdict, Wait)
+            await asyncio.sleep(verdict.seconds)
+        assert asyncio.get_running_loop().time() - began <= GRACE_S + 4 * ANSWER_S
+
+    play(scene)
+
+
+def test_a_node_that_reaches_no_coordinator_decides_alone() -> None:
+    async def scene(town: Town) -> None:
+        town.gone.update(NAMES)
+        began = asyncio.get_running_loop().time()
+        assert await town.claims("bob").claim(CLAIM) == Lead()
+        assert asyncio.get_running_loop().time() - began <= 3 * (ANSWER_S + 0.01)
+
+    play(scene)
+
+
+def test_a_lease_is_renewed_at_the_first_two_until_it_ends_once() -> None:
+    async def scene(town: Town) -> None:
+        claims = town.claims("ann")
+        lease = claims.hold(Scope.CLUSTER, OBJECT, 0)
+        await asyncio.sleep(10 * RENEW_S)
+        lease.offset = 7
+        await asyncio.sleep(RENEWED_S)
+        lease.end(End.DONE)
+        lease.end(End.LOST)
+        await asyncio.sleep(RENEWED_S)
+        said = [(coordinator, word) for _, coordinator, word in town.heard]
+        assert {coordinator for coordinator, _ in said} == set(town.ranks[:2])
+        assert [word for _, word in said[-2:]] == [Release(Scope.CLUSTER, OBJECT, End.DONE)] * 2
+        assert said[-3][1] == Renewal(Scope.CLUSTER, OBJECT, 7)
+        await claims.aclose()
+
+    play(scene)
+
+
+def test_a_claim_does_not_overtake_the_release_before_it() -> None:
+    async def scene(town: Town) -> None:
+        claims = town.claims("ann")
+        await claims.claim(CLAIM)
+        lease = claims.hold(Scope.CLUSTER, OBJECT, 0)
+        await asyncio.sleep(0.1)
+        town.heard.clear()
+        lease.end(End.LOST)
+        assert await claims.claim(CLAIM) == Lead()
+        assert [type(word) for _, coordinator, word in town.heard if coordinator == town.ranks[0]] == [Release, Claim]
+        assert not claims._releasing
+        await claims.aclose()
+
+    play(scene)
