@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import orjson
 import pytest
 
 from gossip import codec
@@ -32,18 +31,10 @@ class Mixed(Simulation):
     newer: set[str]
     refused = 0
 
-    def _deliver(
-        self,
-        origin: tuple[Host, int],
-        receiver: Host,
-        life: int,
-        frames: list[bytes],
-        said: tuple[Sender, Message] | None,
-    ) -> None:
-        if receiver.name not in self.newer and orjson.loads(frames[1])["v"] == NEXT:
-            self.refused += 1
-        else:
-            super()._deliver(origin, receiver, life, frames, said)
+    def dispatch(self, host: Host, sender: Sender, message: Message, receivers: list[tuple[Host, int]]) -> None:
+        able = [(other, life) for other, life in receivers if sender.protocol != NEXT or other.name in self.newer]
+        self.refused += len(receivers) - len(able)
+        super().dispatch(host, sender, message, able)
 
     def spoken(self) -> set[int]:
         """The versions in which the running nodes speak."""
