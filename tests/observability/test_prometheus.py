@@ -19,6 +19,7 @@ from tests.lab.requirements import require
 from tests.observability.dashboard import FILE
 from tests.observability.test_rules import RULES
 from tests.serving import HOST, free_port
+from tests.unwatched import Unwatched
 
 NODES = ("node-a", "node-b", "node-c")
 PATIENCE_S = 60.0
@@ -26,19 +27,6 @@ HOW = {"$__rate_interval": "30s", "$__range": "5m", "$instance": ".*"}
 """What Grafana puts in the place of its variables."""
 QUIET = ("resumes", "corrupt", "refused_requests", "incomplete")
 """What has no series in a cluster that is well: their labels come with what they count."""
-
-
-class Unwatched:
-    """Nobody looks at the pulls."""
-
-    def begin(self, name: str, size: int) -> None:
-        """Nothing."""
-
-    def advance(self, name: str, size: int) -> None:
-        """Nothing."""
-
-    def end(self, fetched: object) -> None:
-        """Nothing."""
 
 
 class Prometheus:

@@ -20,10 +20,10 @@ from mirror.http_server import HttpServer
 from mirror.metrics import Metrics
 from mirror.registry import create_registry
 from mirror.stores.oci_layout import OciLayout
-from tests.observability.test_prometheus import Unwatched
 from tests.page.browser import visiting
 from tests.page.thousand import simulated_agent, thousand
 from tests.serving import HOST, free_port, serving
+from tests.unwatched import Unwatched
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
