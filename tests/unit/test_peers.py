@@ -146,3 +146,57 @@ async def test_a_head_is_answered_by_the_first_that_can() -> None:
         async with peers_at(bad.url, good.url) as peers:
             descriptor = await peers.resolve(BLOB)
     assert (descriptor.digest, descriptor.size) == (DIGEST, 100)
+
+
+FULL_NAMES_THE_SECOND = answering("503 Full", ["Skvaller-Alternatives: peer-1", "Content-Length: 0"])
+NOTHING = answering("404 Not Found", ["Content-Length: 0"])
+
+
+async def test_the_children_that_a_full_member_names_are_asked_and_it_is_not_blamed() -> None:
+    lost, absent = set[str](), set[str]()
+    async with scripted(FULL_NAMES_THE_SECOND) as full, scripted(GOOD) as child, peers_at(full.url, child.url) as peers:
+        first = peers._index.holders(DIGEST)[:1]
+        content = await peers.open_from(first, BLOB, lost, absent, zone=None)
+        assert content.holder == "peer-1"
+        assert await read_all(content.body, 1000) == DATA
+    assert not lost | absent
+
+
+async def test_children_in_another_zone_are_passed_over_by_those_who_keep_to_theirs() -> None:
+    async with scripted(FULL_NAMES_THE_SECOND) as full, scripted(GOOD) as child, peers_at(full.url, child.url) as peers:
+        first = peers._index.holders(DIGEST)[:1]
+        with pytest.raises(UnavailableError, match="slots are taken"):
+            await peers.open_from(first, BLOB, set(), set(), zone="zone")
+        assert not child.heard
+
+
+async def test_who_is_about_to_have_it_is_asked_again_after_the_others() -> None:
+    answers = iter([answering("503 Not yet", ["Retry-After: 1", "Content-Length: 0"]), GOOD])
+
+    async def soon(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        await next(answers)(heard, writer)
+
+    lost, absent = set[str](), set[str]()
+    async with scripted(soon) as first, scripted(NOTHING) as second, peers_at(first.url, second.url) as peers:
+        content = await peers.open_from(peers._index.holders(DIGEST), BLOB, lost, absent, zone=None)
+        assert content.holder == "peer-0"
+        await content.body.aclose()
+        assert len(first.heard) == 2
+    assert (lost, absent) == (set(), {"peer-1"})
+
+
+async def test_bytes_that_come_through_this_node_itself_are_not_taken_and_nobody_is_blamed() -> None:
+    own = answering("200 OK", [f"Content-Length: {len(DATA)}", "Skvaller-Lineage: dad,me"], DATA)
+    lost, absent = set[str](), set[str]()
+    async with scripted(own) as child, peers_at(child.url) as peers:
+        with pytest.raises(NotFoundError):
+            await peers.open_from(peers._index.holders(DIGEST), BLOB, lost, absent, zone=None)
+    assert (lost, absent) == (set(), {"peer-0"})
+
+
+async def test_who_cannot_be_reached_is_lost_and_who_has_nothing_absent() -> None:
+    lost, absent = set[str](), set[str]()
+    async with scripted(NOTHING) as empty, peers_at(f"http://{HOST}:{free_port()}", empty.url) as peers:
+        with pytest.raises(UnavailableError):
+            await peers.open_from(peers._index.holders(DIGEST), BLOB, lost, absent, zone=None)
+    assert (lost, absent) == ({"peer-0"}, {"peer-1"})

@@ -514,3 +514,42 @@ async def test_ten_thousand_requests_that_are_given_up_leave_nothing_behind(
         assert not here.transfers._openings
         assert len(asyncio.all_tasks()) == 1
     assert descriptors() == before
+
+
+async def test_a_transfer_that_lost_its_sources_goes_on_where_it_is_when_a_client_comes_back(tmp_path: Path) -> None:
+    tap = Tap(fails_at=5_000_000)
+
+    class Lost:
+        """No other source goes on, so what came is kept for whoever brings one."""
+
+        async def resolve(self, request: Request) -> Descriptor:
+            return await tap.resolve(request)
+
+        async def open(self, request: Request) -> Content:
+            return resuming(Missing(), request, await tap.open(request))
+
+    async with place(tmp_path) as here:
+        content = await here.transfers.open(BLOB, Lost(), Lost(), verify=False)
+        with pytest.raises(UnavailableError):
+            await read_all(content.body, len(DATA))
+        ((_, paused),) = list(here.transfers)
+        assert paused.paused
+        assert paused.written == 5_000_000
+        with pytest.raises(NotFoundError):
+            await InFlight(here.transfers).open(BLOB)
+        tap.fails_at = None
+        rest = await here.open(tap, BLOB.in_part(ByteRange.starting_at(4_000_000)))
+        assert await read_all(rest.body, len(DATA)) == DATA[4_000_000:]
+        assert tap.opened[-1] == BLOB.in_part(ByteRange.starting_at(5_000_000))
+        assert await here.read(tap) == DATA
+        assert len(tap.opened) == 2
+
+
+class Missing:
+    """Has nothing."""
+
+    async def resolve(self, request: Request) -> Descriptor:
+        raise NotFoundError("nothing")
+
+    async def open(self, request: Request) -> Content:
+        raise NotFoundError("nothing")

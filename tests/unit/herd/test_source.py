@@ -1,0 +1,252 @@
+"""Where a node of the herd gets an object from, with what it is told by coordinators; in simulated time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from mirror.choice import Holder
+from mirror.errors import NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
+from mirror.herd import Claims, Coordinator, Herd
+from mirror.herd.claims import YOUNG_S
+from mirror.herd.roster import Place, Roster
+from mirror.herd.source import HOLD_S
+from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
+from mirror.peer_mac import Target
+from mirror.pieces import Piece
+from mirror.source import Content, MemoryBody, Request, read_all
+from mirror.trail import What
+from tests.herds import Listed
+from tests.simulated_time import run
+
+DATA = b"x" * 100_000
+SMALL = b"{}"
+LARGE_REQUEST = Request(Repository("registry.test", "lib/app"), Kind.BLOB, Digest.of(DATA))
+SMALL_REQUEST = Request(Repository("registry.test", "lib/app"), Kind.BLOB, Digest.of(SMALL))
+
+
+@dataclass
+class Registry:
+    """Gives an object in a second, or fails as told."""
+
+    failures: list[SourceError] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
+
+    def source(self, name: str) -> Upstream:
+        return Upstream(self, name)
+
+
+@dataclass
+class Upstream:
+    registry: Registry
+    name: str
+
+    async def resolve(self, request: Request) -> Descriptor:
+        await asyncio.sleep(0.1)
+        return Descriptor(OCTET_STREAM, request.digest, len(DATA))
+
+    async def open(self, request: Request) -> Content:
+        self.registry.opened.append(self.name)
+        await asyncio.sleep(0.1)
+        if self.registry.failures:
+            raise self.registry.failures.pop(0)
+        data = SMALL if request.digest == SMALL_REQUEST.digest else DATA
+        body = MemoryBody(data) if data is SMALL else Slow()
+        return Content(Descriptor(OCTET_STREAM, request.digest, len(data)), range(len(data)), body, "upstream")
+
+
+class Slow:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            yield DATA[: len(DATA) // 10]
+
+    async def aclose(self) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Givers:
+    """Peers: those that have the object whole or in flight give it."""
+
+    town: Town
+
+    async def resolve(self, request: Request) -> Descriptor:
+        raise NotFoundError("not here")
+
+    async def open(self, request: Request) -> Content:
+        raise NotFoundError("not here")
+
+    async def open_from(
+        self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str], *, zone: str | None
+    ) -> Content:
+        for holder in holders:
+            await asyncio.sleep(0.001)
+            self.town.asked.append((holder.target.name, zone))
+            opening = self.town.opening
+            if holder.target.name in opening:
+                await asyncio.sleep(0.3)
+            if holder.target.name in self.town.giving:
+                descriptor = Descriptor(OCTET_STREAM, request.digest, len(DATA))
+                return Content(descriptor, range(len(DATA)), Slow(), "peer", holder.target.name, zone=holder.zone)
+            if holder.target.name not in opening:
+                absent.add(holder.target.name)
+        raise NotFoundError("nobody gives it")
+
+
+class Town:
+    """Members in zones, named `<zone>-<number>`, of which some give what others want."""
+
+    def __init__(self, names: Sequence[str], failures: Sequence[SourceError] = ()) -> None:
+        clock = asyncio.get_running_loop().time
+        self.registry = Registry(list(failures))
+        self.opening: set[str] = set()
+        self.giving: set[str] = set()
+        self.asked: list[tuple[str, str | None]] = []
+        self.places = [Place(name, name.partition("-")[0]) for name in names]
+        self.coordinators = {name: Coordinator(lambda _: True, clock) for name in names}
+        self.members = [Holder(Target(each.name, "1"), each.name, each.zone) for each in self.places]
+
+    def herd(self, name: str) -> Herd:
+        me = next(each for each in self.places if each.name == name)
+        roster = Roster(me, [each for each in self.places if each != me])
+        index = Nobody(self.members)
+        return Herd(Givers(self), self.registry.source(name), index, Claims(Voice(self, name), lambda: roster))
+
+    async def pull(self, name: str, request: Request = LARGE_REQUEST) -> Content:
+        """Open, and from then on give it to others while it comes."""
+        self.opening.add(name)
+        try:
+            content = await self.herd(name).open(request)
+        finally:
+            self.opening.discard(name)
+        self.giving.add(name)
+        await read_all(content.body, len(DATA))
+        return content
+
+
+class Nobody(Listed):
+    """An index in which no member holds anything."""
+
+    def holders(self, digest: Digest) -> list[Holder]:
+        return []
+
+
+@dataclass
+class Voice:
+    town: Town
+    me: str
+
+    async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
+        await asyncio.sleep(0.001)
+        return self.town.coordinators[name].answer(self.me, payload)
+
+
+def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def after_a_while() -> None:
+        await scene()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    run(after_a_while())
+
+
+async def settled(names: Sequence[str], failures: Sequence[SourceError] = ()) -> Town:
+    town = Town(names, failures)
+    await asyncio.sleep(2 * YOUNG_S)
+    return town
+
+
+def test_one_goes_upstream_and_the_others_follow_it() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "a-3", "a-4"])
+        contents = await asyncio.gather(*(town.pull(each.name) for each in town.places))
+        assert len(town.registry.opened) == 1
+        assert sorted(content.origin for content in contents) == ["peer"] * 3 + ["upstream"]
+
+    play(scene)
+
+
+def test_a_small_object_comes_with_the_answer() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2"])
+        assert (await town.herd("a-1").open(SMALL_REQUEST)).origin == "upstream"
+        await asyncio.sleep(0.1)
+        content = await town.herd("a-2").open(SMALL_REQUEST)
+        assert await read_all(content.body, 10) == SMALL
+        assert town.registry.opened == ["a-1"]
+        assert not town.asked
+
+    play(scene)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_is_its_own_clients_and_the_next_one_leads(status: int) -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2"], [RefusedError(status)])
+        with pytest.raises(RefusedError):
+            await town.pull("a-1")
+        assert (await town.pull("a-2")).origin == "upstream"
+        assert town.registry.opened == ["a-1", "a-2"]
+
+    play(scene)
+
+
+def test_a_registry_that_has_had_enough_is_asked_once_until_its_time_is_over() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "a-3"], [OverQuotaError("slow down", 5.0)])
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(town.pull(each.name) for each in town.places))
+        assert len(town.registry.opened) == 2
+        assert asyncio.get_running_loop().time() - began >= 5.0
+
+    play(scene)
+
+
+def test_nobody_waits_for_a_registry_that_wants_to_be_left_alone_for_long() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "a-3"], [OverQuotaError("slow down", 60.0)])
+        began = asyncio.get_running_loop().time()
+        for each in town.places:
+            with pytest.raises(UnavailableError):
+                await town.pull(each.name)
+        assert asyncio.get_running_loop().time() - began < 1.0
+        assert len(town.registry.opened) == 1
+
+    play(scene)
+
+
+def test_one_copy_crosses_into_each_zone() -> None:
+    async def scene() -> None:
+        names = [f"{zone}-{number}" for zone in "abc" for number in range(4)]
+        town = await settled(names)
+        contents = await asyncio.gather(*(town.pull(name) for name in names))
+        assert len(town.registry.opened) == 1
+        crossed = [name for name, content in zip(names, contents, strict=True) if content.zone not in ("", name[0])]
+        assert len(crossed) == 2
+        assert len({name[0] for name in crossed}) == 2
+
+    play(scene)
+
+
+def test_nobody_waits_longer_than_the_bound_though_nobody_gives_it_anything() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2"])
+        leading = asyncio.create_task(town.herd("a-1").open(LARGE_REQUEST))
+        content = await leading  # it gives nothing to others, and renews its lease
+        request = LARGE_REQUEST.in_part(None)
+        began = asyncio.get_running_loop().time()
+        other = await town.herd("a-2").open(request)
+        assert other.origin == "upstream"
+        assert asyncio.get_running_loop().time() - began <= HOLD_S + 1.0
+        assert What.ESCAPED in [step.what for step in request.trail.steps]
+        for each in (content, other):
+            with suppress(SourceError):
+                await each.body.aclose()
+
+    play(scene)
