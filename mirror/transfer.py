@@ -45,6 +45,8 @@ HELD_BACK_BYTES: Final = 64 * 1024
 """The end of an object that is hashed, which nobody gets before the hash is known to be right."""
 FIRST_BYTES_S: Final = 10.0
 """How long a reader waits for the bytes at its offset before it gets a request of its own."""
+END_S: Final = 1.0
+"""How long a source whose last byte came may take to end."""
 ROOM_S: Final = 3.0
 """How long a window waits for a step of its slowest reader before it is given up."""
 WINDOW_PIECES: Final = 16
@@ -237,6 +239,7 @@ class Transfer:
         reading.add_done_callback(lambda _: self._stirred.ring())
         try:
             await self._write(reading)
+            await asyncio.wait([reading], timeout=END_S)  # so the source learns that all of it was taken
             await self._file.commit()
             self._verified = True
         except UnavailableError as error:
