@@ -44,7 +44,7 @@ class Watch:
         self.left = False
         self._loop = asyncio.get_running_loop()
         self._connection = connection
-        self._received = received(connection)
+        self._received = _received(connection)
         self._slow_since = self._loop.time()
         self._sampled_at = self._loop.time()
         self._timer = self._loop.call_later(SAMPLE_S, self._sample)
@@ -54,10 +54,10 @@ class Watch:
         self._timer.cancel()
 
     def _sample(self) -> None:
-        now, came = self._loop.time(), received(self._connection)
-        if came is None or self._received is None:
+        now, received = self._loop.time(), _received(self._connection)
+        if received is None or self._received is None:
             return
-        fast = came - self._received >= FLOOR_BYTES_S * (now - self._sampled_at)
+        fast = received - self._received >= FLOOR_BYTES_S * (now - self._sampled_at)
         if fast or _waiting(self._connection):
             self._slow_since = now
         elif now - self._slow_since >= FLOOR_S:
@@ -65,11 +65,11 @@ class Watch:
             with contextlib.suppress(OSError):  # it closed just now
                 self._connection.shutdown(socket.SHUT_RDWR)
             return
-        self._received, self._sampled_at = came, now
+        self._received, self._sampled_at = received, now
         self._timer = self._loop.call_later(SAMPLE_S, self._sample)
 
 
-def received(connection: socket.socket) -> int | None:
+def _received(connection: socket.socket) -> int | None:
     """How many bytes came on a connection since it was opened; None where the kernel does not tell."""
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED_AT + 8)

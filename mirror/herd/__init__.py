@@ -19,14 +19,11 @@ runtime comes back to the same offset with its own.
 time as can be (an *escape*, rationed by the coordinator). A registry that has had enough (429, 5xx) is left alone by
 the whole cluster until its time is over; whoever cannot wait for that is sent to the registry by its own runtime.
 
-**Leaving.** A follower looks around from time to time, and leaves a slow parent for one that is far ahead (`restless`).
-
 `words` is what members say to each other, `roster` who coordinates what, `leases` the coordinator's decisions, `claims`
 the way to ask it, `source` puts them together. `roster`, `words` and `leases` are pure.
 """
 
 from mirror.herd.claims import Claims, Coordinator
 from mirror.herd.source import Herd
-from mirror.herd.tags import SharedTags
 
-__all__ = ["Claims", "Coordinator", "Herd", "SharedTags"]
+__all__ = ["Claims", "Coordinator", "Herd"]

@@ -6,12 +6,11 @@ import asyncio
 import logging
 import random
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mirror.errors import NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
+from mirror.errors import NotFoundError, OverQuotaError, RefusedError, UnavailableError
 from mirror.herd.leases import PATIENCE_S
-from mirror.herd.restless import RestlessBody
 from mirror.herd.words import (
     BODY_BYTES_MAX,
     NAMES_MAX,
@@ -27,10 +26,10 @@ from mirror.herd.words import (
     Small,
     Wait,
 )
-from mirror.oci import ByteRange, Descriptor
+from mirror.oci import Descriptor
 from mirror.pieces import moved
 from mirror.source import Content, FirstOf, MemoryBody
-from mirror.trail import Trail, What
+from mirror.trail import What
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -48,12 +47,6 @@ HOLD_S: Final = 19.0
 25 s after which the client is sent elsewhere."""
 STARVED_S: Final = 3.0
 """How long a node waits for a source in its own zone before it looks beyond."""
-LEFT_MAX: Final = 4
-"""How many members an answer has left for whatever reason when it leaves no more for one that is ahead."""
-AHEAD_MAX: Final = 256
-"""Of how many objects it is remembered who was found to be ahead, until it is asked."""
-LOOK_AROUND_S: Final = 1.0
-"""How long it is looked for one that is ahead."""
 LOST_S: Final = 2.0
 """How long a member that broke off is not asked again by the same request."""
 PAUSE_S: Final = 0.1
@@ -128,7 +121,6 @@ class Herd:
         self._upstream = upstream
         self._index = index
         self._claims = claims
-        self._ahead: dict[str, str] = {}  # of objects whose giver is about to be left: who is ahead
         self._closed: dict[str, float] = {}  # registries that are not to be asked before some time
         self._rng = random.Random()  # noqa: S311 - spreads load
         self._alone = FirstOf([peers, upstream])
@@ -164,45 +156,9 @@ class Herd:
         except BaseException:
             quest.end(End.LOST)
             raise
-        return _led(self._restless(content, request), quest)
-
-    def _restless(self, content: Content, request: Request) -> Content:
-        """The same content; a large one is left for one that is far ahead, so often."""
-        size = content.descriptor.size
-        if content.lineage and content.positions and size is not None and len(request.left_out) < LEFT_MAX:
-
-            async def look(position: int) -> bool:
-                return await self._is_ahead(position, content, request)
-
-            content.body = RestlessBody(content.body, content.positions.start, size, look, self._rng)
-        return content
-
-    async def _is_ahead(self, position: int, content: Content, request: Request) -> bool:
-        """Whether somebody else has got that far: one to whom those give it, through whom it comes to this node."""
-        lineage = [holder for name in content.lineage if (holder := self._index.member(name))]
-        near = [holder for holder in lineage if holder.zone == self._claims.roster().me.zone]
-        inside = bool(near) and near[0].target.name == content.holder
-        above = near if inside else lineage
-        if not above:
-            return False
-        part = replace(request.in_part(ByteRange.starting_at(position)), trail=Trail())
-        try:
-            async with asyncio.timeout(LOOK_AROUND_S):
-                other = await self._peers.open_from(
-                    above[-1:], part, set(), set(), zone=above[-1].zone if inside else None
-                )
-        except (SourceError, TimeoutError):
-            return False
-        await other.body.aclose()
-        self._ahead[f"{request.repository.registry} {request.digest}"] = other.holder
-        while len(self._ahead) > AHEAD_MAX:
-            del self._ahead[next(iter(self._ahead))]
-        return True
+        return _led(content, quest)
 
     async def _find(self, request: Request, quest: _Quest) -> Content:
-        ahead = self._index.member(self._ahead.pop(quest.object, ""))
-        if ahead is not None and (content := await self._from([ahead], request, quest, zone=ahead.zone)):
-            return content
         while quest.waited_s() < HOLD_S:
             quest.lose(())
             roster = self._claims.roster()

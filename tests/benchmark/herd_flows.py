@@ -11,15 +11,12 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import socket
-import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import cast
 
 from mirror.errors import UnavailableError
 from mirror.peer_connection import SILENCE_S
-from mirror.pieces import Piece, SocketPiece
+from mirror.pieces import FilePiece, Piece
 from mirror.transfer import Bell
 
 PIECES = 16
@@ -103,8 +100,6 @@ class Network:
         self.flows: dict[Flow, None] = {}
         self.crossed = 0.0
         """Bytes that went from one zone to another."""
-        self.left = 0
-        """How many flows were left for another."""
         self._rng = rng
 
     def begin(self, giver: Link, given: Stock, taker: Link, taken: Stock, start: int, rate_max: float) -> Flow:
@@ -187,7 +182,6 @@ class FlowBody:
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """A piece now and then, already moved: what counts is how long it took."""
         flow, position = self._flow, self._flow.begun_at
-        connection = cast("socket.socket", _Socket(self._network, flow))
         step = max(1, math.ceil(flow.given.size / PIECES))
         while position < flow.given.size:
             flow.wake_at = min(position + step, flow.given.size)
@@ -196,7 +190,7 @@ class FlowBody:
                 await flow.awake.wait()
             length = int(flow.position) - position
             if length:
-                yield SocketPiece(connection, length, SILENCE_S, sent=length)
+                yield FilePiece(-1, position, length, sent=length)
                 position += length
             if flow.over.is_set() and not flow.whole:
                 raise UnavailableError(flow.failure or "it was given up")
@@ -204,20 +198,3 @@ class FlowBody:
     async def aclose(self) -> None:
         """Take no more."""
         self._network.end(self._flow, "the reader left")
-
-
-class _Socket:
-    """A flow's connection, as far as those look at it who take its bytes."""
-
-    def __init__(self, network: Network, flow: Flow) -> None:
-        self._network = network
-        self._flow = flow
-
-    def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        """How many bytes came, where TCP_INFO has that."""
-        return int(self._flow.position - self._flow.begun_at).to_bytes(8, sys.byteorder).rjust(size, b"\0")
-
-    def shutdown(self, how: int) -> None:
-        """It is left."""
-        self._network.left += 1
-        self._network.end(self._flow, "it was left")

@@ -92,7 +92,6 @@ class Outcome:
     escapes: int
     fallbacks: int
     broken: int
-    left: int
     crossed: float
     depth_mean: float
     depth_max: int
@@ -161,7 +160,6 @@ async def play(scene: Scene, options: Options) -> Outcome:
         escapes=registry.escapes,
         fallbacks=registry.fallbacks,
         broken=cluster.broken,
-        left=cluster.network.left,
         crossed=cluster.network.crossed / IMAGE_BYTES,
         depth_mean=sum(depths) / len(depths),
         depth_max=max(depths),
@@ -225,7 +223,6 @@ def show(outcome: Outcome, scene: Scene, options: Options) -> None:
     figure("escapes", outcome.escapes, "")
     figure("runtimes that went to the registry themselves", outcome.fallbacks, "")
     figure("answers that broke off", outcome.broken, "")
-    figure("peers left for one that was ahead", outcome.left, "")
     figure("bytes from zone to zone", outcome.crossed, "images", scene.crossed_max)
     figure("nodes between a node and the origin of its bytes, mean", outcome.depth_mean, "")
     figure("the same, the most", outcome.depth_max, "")
