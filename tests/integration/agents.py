@@ -21,7 +21,7 @@ from tests.lab import Lab, Node, Registry
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = (sys.executable, "-m", "mirror")
 CLIENT_PORT, PEER_PORT, PUBLISH_PORT, ROUTER_PORT, METRICS_PORT = 29990, 29991, 29992, 29993, 29994
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 POLL_S = 0.02
 SECRET = bytes(range(64, 112))
 
