@@ -25,5 +25,6 @@ the way to ask it, `source` puts them together. `roster`, `words` and `leases` a
 
 from mirror.herd.claims import Claims, Coordinator
 from mirror.herd.source import Herd
+from mirror.herd.tags import SharedTags
 
-__all__ = ["Claims", "Coordinator", "Herd"]
+__all__ = ["Claims", "Coordinator", "Herd", "SharedTags"]
