@@ -86,9 +86,15 @@ class Coordinator(RuleBasedStateMachine):
     ) -> None:
         lost = tuple(other for other in lost if other != name)
         claim = Claim(Scope.ZONE, OBJECT, offset, lost, absent, known, waited_s, second)
+        self.forget_what_is_old()
         if self.leader in lost and self.doubted_at is None and self.leader != name:
             self.doubted_at = self.now
         self.judge(name, claim, self.leases.answer(name, claim, self.now))
+
+    def forget_what_is_old(self) -> None:
+        """A claim finds a small object that is too old to be given: it is to be fetched anew."""
+        if self.small_at is not None and self.now - self.small_at > DONE_S:
+            self.leader = self.small_at = self.done_at = self.doubted_at = None
 
     def judge(self, name: str, claim: Claim, verdict: Verdict) -> None:
         match verdict:
@@ -138,7 +144,7 @@ class Coordinator(RuleBasedStateMachine):
             self.done_at = self.now
             self.small_at = self.now if body else None
         elif name == self.leader:
-            self.leader, self.done_at, self.doubted_at = None, None, None
+            self.leader = self.small_at = self.done_at = self.doubted_at = None
 
     @rule(lost=st.booleans(), renewing=st.booleans())
     def somebody_new_is_served_in_time(self, lost: bool, renewing: bool) -> None:
@@ -148,6 +154,7 @@ class Coordinator(RuleBasedStateMachine):
             waited_s = self.now - began
             assert waited_s <= PATIENCE_S + ESCAPES_S + 2 * AGAIN_S, "it waits for ever"
             claim = Claim(Scope.ZONE, OBJECT, lost=tuple(sorted(unreachable)), known=True, waited_s=waited_s)
+            self.forget_what_is_old()
             if self.leader in unreachable and self.doubted_at is None:
                 self.doubted_at = self.now
             verdict = self.leases.answer("new", claim, self.now)
