@@ -75,6 +75,14 @@ class NotYetError(UnavailableError):
     """The object is on its way here, and its first bytes have not come yet: it is worth asking again at once."""
 
 
+class FullError(UnavailableError):
+    """All upload slots of a peer are taken, which is no fault of it; it names others."""
+
+    def __init__(self, alternatives: tuple[str, ...]) -> None:
+        super().__init__("all its upload slots are taken")
+        self.alternatives = alternatives
+
+
 class OverQuotaError(UnavailableError):
     """The registry has had enough for now (429, or 503 with a time to come back)."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 from mirror.content_response import SOURCE_HEADER
-from mirror.errors import CorruptError, NotFoundError, SourceError, UnavailableError
+from mirror.errors import CorruptError, FullError, NotFoundError, SourceError, UnavailableError
 from mirror.hedge import Patience, Race
 from mirror.http_client import OPENED, read_descriptor, read_head
 from mirror.load import (
@@ -152,7 +152,7 @@ class Peers:
             except _NotYetError as error:
                 failure = error
                 candidates.append(holder)
-            except _FullError as error:
+            except FullError as error:
                 request.trail.note(What.FULL, "peer", holder.target.name)
                 failure = error
                 children = [name for name in error.alternatives if name not in asked]
@@ -194,7 +194,7 @@ class Peers:
                     return answer.result()
                 except NotFoundError:
                     request.trail.note(What.STALE, "peer", holder.target.name)
-                except _FullError as error:
+                except FullError as error:
                     request.trail.note(What.FULL, "peer", holder.target.name)
                     failure = UnavailableError(f"peer {holder.target.name}: {error}")
                     named = [other for other in candidates if other.target.name in error.alternatives]
@@ -256,7 +256,7 @@ class Peers:
             return answer
         await answer.aclose()
         if answer.status == 503 and ALTERNATIVES_HEADER in answer.headers:
-            raise _FullError(read_names(answer.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX))
+            raise FullError(read_names(answer.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX))
         if answer.status == 503 and "Retry-After" in answer.headers:
             raise _NotYetError("its first bytes have not come yet")
         if answer.status == 403:
@@ -281,14 +281,6 @@ async def _let_go(answer: Content | Descriptor) -> None:
 
 class _NotYetError(UnavailableError):
     """The object is about to come: the peer has opened its source, and has no bytes of it yet."""
-
-
-class _FullError(UnavailableError):
-    """All upload slots of the peer are taken, which is no fault of it; it names others."""
-
-    def __init__(self, alternatives: tuple[str, ...]) -> None:
-        super().__init__("all its upload slots are taken")
-        self.alternatives = alternatives
 
 
 class _PeerBody:

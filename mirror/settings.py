@@ -104,8 +104,8 @@ class Settings:
 
     upload_slots: int = option(
         read_count,
-        "How many blobs may be given to peers at the same time; others are told to ask elsewhere. It begins with 4 and "
-        "goes as far as the network gives more.",
+        "How many blobs are given to peers at the same time; others are told to ask elsewhere. More slots make each "
+        "upload slower.",
         default=64,
     )
     upload_rate: int = option(

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mirror.errors import NotFoundError, OverQuotaError, RefusedError, UnavailableError
+from mirror.errors import FullError, NotFoundError, OverQuotaError, RefusedError, UnavailableError
 from mirror.herd.leases import PATIENCE_S
 from mirror.herd.words import (
     BODY_BYTES_MAX,
@@ -97,6 +97,7 @@ class _Quest:
     absent: set[str] = field(default_factory=set)
     leases: dict[Scope, Lease] = field(default_factory=dict)
     failure: UnavailableError | None = None
+    full: bool = False  # somebody has it, and has no slot free
 
     def lose(self, names: Iterable[str]) -> None:
         """These broke off or do not answer; after some seconds they are as good as others again."""
@@ -165,6 +166,9 @@ class Herd:
             beyond = not roster.zoned or Scope.ZONE in quest.leases or quest.waited_s() > STARVED_S
             if content := await self._from_holders(request, quest, roster, beyond=beyond):
                 return content
+            if quest.full and quest.waited_s() < PATIENCE_S:
+                await asyncio.sleep(self._rng.uniform(PAUSE_S / 2, 2 * PAUSE_S))
+                continue
             if (rest_s := self._closed_for(request.repository.registry)) > 0:
                 await self._stay_away(rest_s, request, quest, registry=True)
                 continue
@@ -197,6 +201,7 @@ class Herd:
     async def _from(
         self, holders: Sequence[Holder], request: Request, quest: _Quest, *, zone: str | None
     ) -> Content | None:
+        quest.full = False
         if not holders:
             return None
         lost: set[str] = set()
@@ -206,6 +211,7 @@ class Herd:
             return None
         except UnavailableError as error:
             quest.failure = error
+            quest.full = isinstance(error, FullError)
             return None
         finally:
             quest.lose(lost)

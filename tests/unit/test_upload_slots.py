@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 from starlette.middleware import Middleware
 
-from mirror.capacity import CHILDREN
 from mirror.choice import Holder, Standing
 from mirror.errors import UnavailableError
 from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, Load, read_names, write_names
@@ -24,7 +23,7 @@ from mirror.pieces import Piece
 from mirror.registry import create_registry
 from mirror.source import Content, Request, read_all
 from mirror.trail import READER_HEADER, Trail, What
-from mirror.upload_slots import Surroundings, UploadSlots
+from mirror.upload_slots import CHILDREN_MAX, Surroundings, UploadSlots
 from tests.herds import Listed
 from tests.serving import serving
 
@@ -124,7 +123,7 @@ async def test_a_full_node_names_its_children_first_and_never_the_one_that_asks(
     store = Slow()
     async with node(store, Metrics(), "n1", "bob", "cyd") as url, aiohttp.ClientSession() as session:
         busy = [await session.get(blob(url), headers=asked_by(name)) for name in ("ann", "bob")]
-        assert len(busy) == CHILDREN
+        assert len(busy) == CHILDREN_MAX
         async with session.get(blob(url), headers=asked_by("cyd")) as third:
             named = read_names(third.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX)
         assert sorted(named[:2]) == ["ann", "bob"]
