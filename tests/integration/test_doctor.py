@@ -135,10 +135,13 @@ async def test_a_containerd_without_its_cri_plugin_is_told(lab: Lab) -> None:
     (node,) = await lab.add_nodes(1)
     await node.containerd.stop()
     file = node.directory / "config.toml"
-    names = ["cri"] if containerd() < (2, 0) else ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images"]
+    names = ["io.containerd.grpc.v1.cri"]
+    if containerd() >= (2, 0):
+        names.append("io.containerd.cri.v1.images")
     file.write_text(f"disabled_plugins = {json.dumps(names)}\n{file.read_text()}")
     await node.containerd.start()
     for _ in range(100):
+        assert node.containerd.running, node.containerd.log()
         try:
             await node.ctr("version")
             break
