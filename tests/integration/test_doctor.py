@@ -107,7 +107,7 @@ async def test_wrong_hosts_files_ports_and_agents_are_found(cluster: tuple[list[
     default.write_text(right.replace("29990", "29999"))
     _, findings = await doctor(one)
     assert (levels(findings, "probe"), levels(findings, "hosts")) == ({"problem"}, {"problem", "ok"})
-    default.write_text(f'[host."https://cache.invalid"]\n{right}')
+    default.write_text(f'[host."https://127.0.0.1:9"]\n{right}')
     code, findings = await doctor(one)
     assert (code, levels(findings, "hosts")) == (1, {"warning", "ok"}), findings
     default.write_text(right)
