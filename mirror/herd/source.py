@@ -185,10 +185,7 @@ class Herd:
         return await self._upstream.open(request)
 
     def _closed_for(self, registry: str) -> float:
-        rest_s = self._closed.get(registry, 0.0) - asyncio.get_running_loop().time()
-        if rest_s <= 0:
-            self._closed.pop(registry, None)
-        return rest_s
+        return self._closed.get(registry, 0.0) - asyncio.get_running_loop().time()
 
     async def _from_holders(self, request: Request, quest: _Quest, roster: Roster, *, beyond: bool) -> Content | None:
         holders = [
@@ -282,9 +279,10 @@ class Herd:
 
     async def _stay_away(self, seconds: float, request: Request, quest: _Quest, *, registry: bool) -> None:
         """Wait until the registry may be asked again. Raises `UnavailableError` when that is too long for a client."""
-        name = request.repository.registry
+        name, now = request.repository.registry, asyncio.get_running_loop().time()
         if registry:
-            self._closed[name] = asyncio.get_running_loop().time() + seconds
+            self._closed = {other: until for other, until in self._closed.items() if until > now}
+            self._closed[name] = now + seconds
         if quest.waited_s() + seconds >= PATIENCE_S:
             raise quest.failure or UnavailableError(f"{name} is to be left alone for {seconds:.0f} s")
         await asyncio.sleep(seconds)
