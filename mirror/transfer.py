@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from mirror.pieces import Piece
-    from mirror.source import Request
+    from mirror.source import Body, Request
     from mirror.stores import Ingest
 
 LINGER_S: Final = 5.0
@@ -235,7 +235,8 @@ class Transfer:
 
     async def _feed(self) -> None:
         """Bring the object from its source into the file."""
-        reading = asyncio.create_task(self._read())
+        body = self.content.body  # `go_on` may put another one in its place before this one is closed
+        reading = asyncio.create_task(self._read(body))
         reading.add_done_callback(lambda _: self._stirred.ring())
         try:
             await self._write(reading)
@@ -249,17 +250,17 @@ class Transfer:
         finally:
             if not self._verified or self._written < self.size:
                 self.failure = self.failure or UnavailableError("the transfer was given up")
+            self._changed(self)  # before a reader sees the failure, and its client comes again
             reading.cancel()
             await asyncio.wait([reading])
-            await self.content.body.aclose()
+            await body.aclose()
             self._grown.ring()
-            self._changed(self)
             if not self._readers:
                 self._linger()
 
-    async def _read(self) -> None:
+    async def _read(self, body: Body) -> None:
         """Gather chunks while the disk is written to; what is still in a connection is for `_draw`."""
-        async with aclosing(self.content.body.pieces()) as pieces:
+        async with aclosing(body.pieces()) as pieces:
             async for piece in pieces:
                 if isinstance(piece, SocketPiece):
                     self._drawn = piece
