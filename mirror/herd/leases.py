@@ -59,9 +59,6 @@ ESCAPES_S: Final = 2.0
 """The number of escapes allowed doubles after so long: 1, 2, 4 and so on."""
 PROBES_S: Final = 1.0
 """The same for probes, which cost the registry little: 2, 4, 8 and so on."""
-FOLLOWED_MAX: Final = 4
-"""How many members are named to one that follows."""
-FOLLOWERS_MAX: Final = 32
 OBJECTS_MAX: Final = 10_000
 """Objects remembered; the one that was not asked about for longest goes first."""
 OBJECT_IDLE_S: Final = 60.0
@@ -115,7 +112,6 @@ class _Object:
     unanswered: set[str] = field(default_factory=set)
     contest_since: float | None = None
     contenders: dict[str, int] = field(default_factory=dict)
-    followers: dict[str, None] = field(default_factory=dict)
     escapes: Ration = field(default_factory=lambda: Ration(1, ESCAPES_S))
     probes: Ration = field(default_factory=lambda: Ration(2, PROBES_S))
 
@@ -160,7 +156,7 @@ class Leases:
                 return Lead(escape=True)
             if lease.doubted_at is not None and lease.leader in claim.lost:
                 return _contend(member, claim, known, now, held=True) or Wait(AGAIN_S)
-            return self._follow(member, claim, known, lease)
+            return Follow(lease.leader)
         if now < known.closed_until:
             return Closed(known.closed_until - now, known.registry_closed)
         if now < known.refused_until and not claim.known:
@@ -173,23 +169,11 @@ class Leases:
         known.lease = _Lease(member, now, claim.offset)
         known.contest_since = None
         known.contenders.clear()
-        known.followers.pop(member, None)
         return Lead()
 
     def _held(self, lease: _Lease, now: float) -> bool:
         """Whether the lease holds, and its leader lives: it is thought to, or was heard just now."""
         return lease.holds(now) and (self._alive(lease.leader) or now - lease.heard_at <= DOUBTED_S)
-
-    def _follow(self, member: str, claim: Claim, known: _Object, lease: _Lease) -> Follow:
-        """The leader, and some of the first that followed it: in turn, so that the tree grows alike everywhere."""
-        for name in claim.lost:
-            known.followers.pop(name, None)
-        others = [name for name in known.followers if name not in (member, lease.leader)][: FOLLOWED_MAX - 1]
-        for name in others:
-            known.followers[name] = known.followers.pop(name)
-        if len(known.followers) < FOLLOWERS_MAX:
-            known.followers[member] = None
-        return Follow((lease.leader, *others))
 
     def _renew(self, member: str, renewal: Renewal, known: _Object, now: float) -> None:
         lease = known.lease

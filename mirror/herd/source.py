@@ -229,8 +229,8 @@ class Herd:
         match verdict:
             case Lead(escape):
                 return await self._lead(request, quest, escape=escape)
-            case Follow(members):
-                if content := await self._follow(list(self._reachable(members, quest)), request, quest, zone=zone):
+            case Follow(leader):
+                if content := await self._follow(leader, request, quest, zone=zone):
                     request.trail.note(What.FOLLOWED, "peer", content.holder)
                     return content
                 await asyncio.sleep(self._rng.uniform(0, 2 * PAUSE_S))
@@ -247,18 +247,10 @@ class Herd:
                 raise UnavailableError("a coordinator answered with nonsense")
         return None
 
-    async def _follow(
-        self, members: Sequence[Holder], request: Request, quest: _Quest, *, zone: str | None
-    ) -> Content | None:
-        """From one of the members. One that lost its source half-way has followers of its own among them, who wait for
-        it; so it asks the leader alone, and its children."""
-        return await self._from(members[:1] if quest.offset else members, request, quest, zone=zone)
-
-    def _reachable(self, members: Iterable[str], quest: _Quest) -> Iterable[Holder]:
-        for name in members:
-            holder = self._index.member(name) if name not in quest.lost else None
-            if holder is not None:
-                yield holder
+    async def _follow(self, leader: str, request: Request, quest: _Quest, *, zone: str | None) -> Content | None:
+        """From the leader, or from one below it. Never from others that only wait as well: they might wait for this."""
+        holder = self._index.member(leader) if leader not in quest.lost else None
+        return await self._from([holder], request, quest, zone=zone) if holder else None
 
     async def _lead(self, request: Request, quest: _Quest, *, escape: bool) -> Content | None:
         if escape:

@@ -105,9 +105,9 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """These have it in flight; the leader comes first."""
+    """This member leads; when it is full it names whom it gives the object to."""
 
-    members: tuple[str, ...]
+    leader: str
 
 
 @dataclass(frozen=True, slots=True)

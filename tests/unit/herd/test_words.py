@@ -45,7 +45,7 @@ questions: st.SearchStrategy[Question] = st.one_of(
 )
 verdicts: st.SearchStrategy[Verdict] = st.one_of(
     st.builds(Lead, st.booleans()),
-    st.builds(Follow, several),
+    st.builds(Follow, names),
     st.builds(Wait, seconds),
     st.just(Probe()),
     st.builds(Closed, seconds, st.booleans()),
