@@ -22,8 +22,6 @@ ANSWER_S: Final = 0.5
 """How long a coordinator may take before the next in rank is asked."""
 YOUNG_S: Final = 5.0
 """How long after its start a coordinator looks first whether somebody leads already."""
-RENEWED_AT: Final = 2
-"""At how many coordinators a lease is renewed: when the first goes, the second knows already."""
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +79,8 @@ class Claims:
         task.add_done_callback(lambda done: self._releasing.get(key) is done and self._releasing.pop(key))
 
     async def tell(self, word: Renewal | Release) -> None:
-        """Tell the coordinators that are in charge, and that would be next."""
-        names = self._coordinators(word)[:RENEWED_AT]
+        """Tell the coordinator that is in charge, and all that would be next: whoever goes, the others know already."""
+        names = self._coordinators(word)
         await asyncio.gather(*(self._ask(name, word) for name in names), return_exceptions=True)
 
     def spawn(self, telling: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -54,7 +54,7 @@ class Front:
     async def start(self) -> None:
         """Listen."""
         self._session = await self._stack.enter_async_context(
-            aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=300))
+            aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None, sock_read=300))
         )
         app = web.Application(client_max_size=2**40)
         if self._issuer is not None:
