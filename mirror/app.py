@@ -39,6 +39,7 @@ from mirror.gate import Gate, Switched
 from mirror.herd import Claims, Coordinator, Herd, SharedTags
 from mirror.http_server import HttpServer
 from mirror.journal import Journal
+from mirror.known_lists import KnownLists
 from mirror.live import LiveSettings
 from mirror.local_api import PREFIX, answer_explain, answer_last, answer_node, create_local_api
 from mirror.metered import Metered
@@ -205,7 +206,8 @@ async def create_servers(
     )
     authorization = Authorization(SharedTags(registries, claims), policy, clock=time.time, key=secrets.token_bytes(32))
     tags = Tags(pull, authorization, cluster.hearsay, policy, remember=store.remember, clock=time.time)
-    gate = Gate(pull, upstream, tags, authorization, policy)
+    lists = KnownLists(upstream, authorization, cluster.hearsay, store, policy, clock=time.time)
+    gate = Gate(pull, lists, tags, authorization, policy)
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
     journal = Journal()

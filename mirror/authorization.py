@@ -83,27 +83,30 @@ class Authorization:
         self._private: _Remembered[Repository] = _Remembered(CLIENTS_MAX, clock)
         self._attested: _Remembered[tuple[Repository, Digest]] = _Remembered(OBJECTS_MAX, clock)
 
-    def admits(self, request: Request) -> bool:
-        """Whether the client is known to be let into the repository, or need not be."""
-        repository = request.repository
+    def admits(self, repository: Repository, authorization: str | None) -> bool:
+        """Whether a client with this header is known to be let into the repository, or need not be."""
         return (
             not self._policy().is_protected(repository.registry)
             or (repository, _ANYBODY) in self._admitted
-            or (repository, self._hash(request.authorization)) in self._admitted
+            or (repository, self._hash(authorization)) in self._admitted
         )
+
+    def admits_unasked(self, repository: Repository, authorization: str | None) -> bool:
+        """The same while the registry does not answer."""
+        is_open = self._policy().of(repository.registry).unreachable is Unreachable.OPEN
+        return is_open or self.admits(repository, authorization)
 
     async def check(self, request: Request) -> None:
         """Let a request by digest pass, or raise what goes back to the client."""
         repository, digest = request.repository, request.digest
-        rules = self._policy().of(repository.registry)
         if not self._policy().is_protected(repository.registry):
             return
-        if self.admits(request) and (repository, digest) in self._attested:
+        if self.admits(repository, request.authorization) and (repository, digest) in self._attested:
             return
         try:
             await self.resolve(request)
         except UnavailableError as error:
-            if rules.unreachable is not Unreachable.OPEN:
+            if self._policy().of(repository.registry).unreachable is not Unreachable.OPEN:
                 raise
             log.warning("%s is not asked whom to let in: %s", repository.registry, error)
 

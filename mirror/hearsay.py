@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from mirror.elements import SKEW_S_MAX, SWITCH_GROUP, Known, SwitchElement, TagElement, Word, tag_group
+from mirror.oci import InvalidReferenceError, Tag
 
 if TYPE_CHECKING:
     from gossip import Node
-    from mirror.oci import Digest, Repository, Tag
+    from mirror.oci import Digest, Repository
 
 VERIFIED_S_MAX: Final = 24 * 3600
 """How long a verified tag counts for anything, and how long an invalidation is kept: one that nobody renewed must not
@@ -38,6 +40,16 @@ class Hearsay:
     def known(self, repository: Repository, tag: Tag, now: float) -> Known:
         """What this node and the others know of a tag."""
         return self._known(tag_group(repository, tag), now)
+
+    def tags(self, repository: Repository, now: float) -> list[Tag]:
+        """The tags of a repository that this node and the others know a meaning of, in no order."""
+        prefix = f"{repository}:".encode()
+        tags = []
+        for group in self._node.groups():
+            if group.startswith(prefix) and self._known(group, now).last is not None:
+                with suppress(InvalidReferenceError, UnicodeDecodeError):
+                    tags.append(Tag.parse(group.removeprefix(prefix).decode()))
+        return tags
 
     def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float, old_s: float) -> None:
         """The registry said just now what a tag means: let all nodes know, unless one said so less than `old_s` ago.

@@ -2,7 +2,7 @@
 
 Only the registry knows all of them, so it is asked each time, as the client asked, with the client's own credentials,
 and what it says is passed on. Nothing is remembered. The way to the next page is changed, so that it leads through
-the mirror again.
+the mirror again. When the registry does not answer, `mirror.known_lists` does.
 
 Source: OCI distribution-spec 1.1, "Content Discovery" ("Listing Tags", "Listing Referrers").
 """
@@ -47,12 +47,13 @@ class ListingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One page of a list as the registry gave it; `filters` are those that it applied, `next_query` leads on."""
+    """One page of a list; `filters` are those that were applied, `next_query` leads on, `warning` is for people."""
 
     media_type: str
     body: bytes
     filters: str = ""
     next_query: tuple[tuple[str, str], ...] = ()
+    warning: str = ""
 
     @classmethod
     def read(cls, headers: Mapping[str, str], body: bytes) -> Listing:
@@ -70,6 +71,8 @@ class Listing:
         headers = {"Content-Type": self.media_type}
         if self.filters:
             headers["OCI-Filters-Applied"] = self.filters
+        if self.warning:
+            headers["Warning"] = f'299 - "{self.warning}"'
         if self.next_query:
             headers["Link"] = f'<{path}?{urlencode([*self.next_query, *query])}>; rel="next"'
         return headers

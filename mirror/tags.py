@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mirror.errors import NotFoundError, SourceError, UnavailableError
 from mirror.oci import Descriptor, Digest, Tag
 from mirror.policy import Tags as Rule
-from mirror.policy import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -85,15 +84,15 @@ class Tags:
         if rule is Rule.NEVER:
             raise NotFoundError("this tag is not mirrored: only digests are")
         known = self._knowledge.known(repository, tag, self._clock())
-        is_admitted = self._authorization.admits(request)
+        client = (repository, request.authorization)
         fresh = known.fresh(self._clock(), rules.tag_ttl_s)
-        if rule is Rule.CLUSTER and is_admitted and fresh is not None:
+        if rule is Rule.CLUSTER and fresh is not None and self._authorization.admits(*client):
             with suppress(SourceError):  # nobody has what it means: the registry may know better
                 return await self._describe(request, fresh)
         try:
             return await self._ask(request, BUDGET_S if known.last else None)
         except UnavailableError as error:
-            if known.last is None or not (is_admitted or rules.unreachable is Unreachable.OPEN):
+            if known.last is None or not self._authorization.admits_unasked(*client):
                 raise
             log.warning("%s:%s is the cluster's last known: %s", repository, tag, error)
             return await self._describe(request, known.last)

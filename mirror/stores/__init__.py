@@ -16,7 +16,7 @@ from mirror.source import Source
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from mirror.oci import Digest, Repository, Tag
     from mirror.source import Request
@@ -126,6 +126,10 @@ class Store(Holdings, Protocol):
 
         Raises `UnavailableError` when that cannot be found out now.
         """
+        ...
+
+    async def referring(self, subject: Digest) -> Mapping[Digest, bytes]:
+        """The manifests in the store that refer to another one, with their bytes; see `mirror.stores.referring`."""
         ...
 
     async def ingest(self, request: Request, size: int) -> Ingest | None:

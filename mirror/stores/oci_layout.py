@@ -28,6 +28,7 @@ from mirror.stores import ContentAdded, ContentRemoved, TagRemoved, TagSet
 from mirror.stores.layout_files import LayoutFiles, PartialBlob, digest_of
 from mirror.stores.layout_index import BrokenIndexError, LayoutIndex, TagName, TagRecord
 from mirror.stores.layout_ingest import LayoutIngest
+from mirror.stores.referring import find_referring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Coroutine
@@ -130,6 +131,10 @@ class OciLayout:
     async def origins(self, digest: Digest) -> frozenset[Repository]:
         """The repositories in whose names the object came."""
         return await asyncio.to_thread(self._files.origins, digest) if digest in self._blobs else frozenset()
+
+    async def referring(self, subject: Digest) -> dict[Digest, bytes]:
+        """The manifests here that refer to another one."""
+        return await asyncio.to_thread(find_referring, self._files.path / "blobs", subject)
 
     async def remember(self, request: Request, digest: Digest) -> None:
         """Note that the tag of `request` means `digest`; written down once that manifest is in the store.

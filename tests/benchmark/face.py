@@ -61,6 +61,9 @@ class Nothing:
         """None."""
         return frozenset()
 
+    async def referring(self, subject: Digest) -> dict[Digest, bytes]:
+        return {}
+
     async def remember(self, request: Request, digest: Digest) -> None:
         """Nothing."""
 

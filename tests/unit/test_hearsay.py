@@ -32,6 +32,9 @@ class FakeNode:
     def keys_in_group(self, group: bytes) -> list[bytes]:
         return sorted(key for key in self.keys if group_of(key) == group)
 
+    def groups(self) -> list[bytes]:
+        return list({group for key in self.keys if (group := group_of(key))})
+
 
 @pytest.fixture
 def node() -> FakeNode:
@@ -132,3 +135,20 @@ def test_the_switch_of_all_nodes_is_taken_up_by_each_and_outlives_the_one_that_t
     node.keys.discard(SwitchElement(NOW, mirroring=False).key)
     other.tidy(NOW + 2)
     assert node.keys == {SwitchElement(NOW + 1, mirroring=True).key}
+
+
+def test_the_tags_of_a_repository_are_those_that_mean_something_to_anybody(node: FakeNode) -> None:
+    def stored_as(name: str) -> bytes:
+        return TagElement(Word.STORED, NOW, OLD, name.encode()).key
+
+    node.keys = {
+        verified(NEW, NOW - 10),
+        stored(OLD, NOW),
+        stored_as(f"{REPOSITORY}:v2"),
+        stored_as(f"{REPOSITORY}:not a tag"),
+        stored_as(f"{REPOSITORY}er:v3"),
+        stored_as("registry.test/lib/app:v4"),
+        TagElement(Word.INVALIDATED, NOW, None, f"{REPOSITORY}:v5".encode()).key,
+        TagElement(Word.VERIFIED, NOW - VERIFIED_S_MAX - 1, OLD, f"{REPOSITORY}:v6".encode()).key,
+    }
+    assert sorted(tag.name for tag in hearsay(node).tags(REPOSITORY, NOW)) == ["v1", "v2"]

@@ -93,6 +93,9 @@ class Runtime(Scene):
     async def origins(self, digest: Digest) -> frozenset[Repository]:
         return frozenset()
 
+    async def referring(self, subject: Digest) -> dict[Digest, bytes]:
+        return {}
+
     async def remember(self, request: Request, digest: Digest) -> None:
         """containerd has its own names."""
 

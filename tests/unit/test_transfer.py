@@ -103,6 +103,9 @@ class Nothing:
     async def origins(self, digest: Digest) -> frozenset[Repository]:
         return frozenset()
 
+    async def referring(self, subject: Digest) -> dict[Digest, bytes]:
+        return {}
+
     async def remember(self, request: Request, digest: Digest) -> None:
         """Nothing."""
 

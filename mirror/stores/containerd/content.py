@@ -24,6 +24,7 @@ from mirror.cached_files import open_cached
 from mirror.errors import NotFoundError, UnavailableError
 from mirror.oci import Digest, InvalidReferenceError
 from mirror.stores import ContentAdded, ContentRemoved
+from mirror.stores.referring import find_referring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -82,6 +83,10 @@ class ContentDirectory:
         if len(data) > bytes_max:
             raise NotFoundError(f"{digest} is larger than {bytes_max} bytes")
         return data
+
+    async def referring(self, subject: Digest) -> dict[Digest, bytes]:
+        """The manifests here that refer to another one."""
+        return await asyncio.to_thread(find_referring, self._path / "blobs", subject)
 
     async def open(self, digest: Digest) -> tuple[int, int]:
         """A file descriptor, which is the caller's to close, and the size. Raises as `size` does."""

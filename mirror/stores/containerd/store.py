@@ -18,7 +18,7 @@ from mirror.stores.containerd.pins import Pins
 from mirror.stores.containerd.unpinned import Unpinned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
     from typing import Never
 
     from mirror.oci import Repository
@@ -116,6 +116,10 @@ class ContainerdStore:
         async with connect(self._settings.socket) as containerd:
             labels = [await containerd.content_labels(each, digest) for each in self._settings.namespaces]
         return frozenset(repository for each in labels for repository in read_sources(each))
+
+    async def referring(self, subject: Digest) -> Mapping[Digest, bytes]:
+        """The manifests in containerd that refer to another one. Raises `UnavailableError`."""
+        return await self._content.referring(subject)
 
     async def remember(self, request: Request, digest: Digest) -> None:
         """Nothing: tags are containerd's image records."""
