@@ -98,9 +98,12 @@ class UploadSlots:
                 del self._children[digest]
 
     def _enough(self, children: Sequence[str], child: str) -> bool:
-        near = self._surroundings.near
-        far = not near(child) and sum(not near(each) for each in children) >= FAR_CHILDREN_MAX
-        return len(children) >= CHILDREN_MAX or far
+        """Whether a blob has as many readers as it may. Who is one already may have further parts of it."""
+        if child in children:
+            return False
+        near, members = self._surroundings.near, set(children)
+        far = not near(child) and sum(not near(each) for each in members) >= FAR_CHILDREN_MAX
+        return len(members) >= CHILDREN_MAX or far
 
     def _others(self, digest: Digest, child: str, children: Sequence[str]) -> list[str]:
         """Whom to ask instead: the children of this node in random order, so that their trees grow alike."""

@@ -171,6 +171,7 @@ class ZeroCopyProtocol(LimitedProtocol):
 
     async def _ready(self, cycle: RequestResponseCycle, length: int) -> bool:
         """Send all that was written before, the head too; False when there is nothing to send (HEAD)."""
+        self._check_client(cycle)  # first: without a client not even the response was started
         if not cycle.response_started or cycle.response_complete or cycle.chunked_encoding:
             raise RuntimeError("bytes are moved only inside a response with a Content-Length")
         if cycle.scope["method"] == "HEAD":
@@ -187,9 +188,12 @@ class ZeroCopyProtocol(LimitedProtocol):
                     await self.flow.drain()
             finally:
                 transport.set_write_buffer_limits()
-        if cycle.disconnected or transport.is_closing():
-            raise ClientGoneError("the client closed the connection", 0)
+        self._check_client(cycle)
         return True
+
+    def _check_client(self, cycle: RequestResponseCycle) -> None:
+        if cycle.disconnected or self.transport.is_closing():
+            raise ClientGoneError("the client closed the connection", 0)
 
     def _send_head(self, head: bytes) -> None:
         """Send a head so that it shares its first packet with the bytes that follow at once."""

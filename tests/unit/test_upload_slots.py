@@ -159,6 +159,23 @@ async def test_a_slot_is_kept_for_the_nodes_of_the_own_zone() -> None:
             response.close()
 
 
+async def test_a_member_may_have_several_parts_of_a_blob_and_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.unit.test_upload_slots.SLOTS", 5)
+    store = Slow()
+    async with node(store, Metrics()) as url, aiohttp.ClientSession() as session:
+        readers = ("ann", "ann", "ann", "far")
+        busy = [await session.get(blob(url), headers=asked_by(name)) for name in readers]
+        assert [response.status for response in busy] == [200] * len(readers)
+        async with session.get(blob(url), headers=asked_by("cyd")) as third:
+            assert (third.status, third.headers[LOAD_HEADER]) == (503, "4/5")
+        busy.append(await session.get(blob(url), headers=asked_by("far")))
+        assert busy[-1].status == 200
+        async with session.get(blob(url), headers=asked_by("ann")) as beyond:
+            assert (beyond.status, beyond.headers[LOAD_HEADER]) == (503, "5/5"), "slots are slots"
+        for response in busy:
+            response.close()
+
+
 def at(*urls: str) -> Listed:
     return Listed([Holder(Target(f"n{number}", "1"), url, str(number)) for number, url in enumerate(urls)])
 

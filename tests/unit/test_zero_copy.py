@@ -444,3 +444,27 @@ async def test_a_uvicorn_that_differs_serves_without_zero_copy_and_says_so(
             await http.ask(request("/hello"))
             assert await http.answer() == HELLO
     assert "_start_asgi_task" in caplog.text
+
+
+async def test_a_client_that_left_before_the_answer_began_is_gone_and_no_error(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    left, asked = asyncio.Event(), asyncio.Event()
+
+    async def late(send: Send) -> None:
+        asked.set()
+        await left.wait()
+        with app.file.open("rb") as file:
+            await app.start(send, len(DATA))
+            await send({"type": ZERO_COPY_SEND, "file": file})
+
+    app.send_hello = late  # type: ignore[method-assign]
+    async with serving(app) as url:
+        async with client(url) as http:
+            await http.ask(request("/hello"))
+            await asked.wait()
+        await asyncio.sleep(0.1)  # the server hears that it left
+        left.set()
+        await until(lambda: bool(app.errors))
+    assert isinstance(app.errors[0], ClientGoneError)
+    assert "Exception" not in caplog.text
