@@ -37,11 +37,20 @@ from mirror.explain import Explainer
 from mirror.feed import Feed
 from mirror.gate import Gate, Switched
 from mirror.herd import Claims, Coordinator, Herd, SharedTags
+from mirror.herd.watch import HerdWatch, Parts
 from mirror.http_server import HttpServer
 from mirror.journal import Journal
 from mirror.known_lists import KnownLists
 from mirror.live import LiveSettings
-from mirror.local_api import PREFIX, answer_explain, answer_last, answer_node, create_local_api
+from mirror.local_api import (
+    PREFIX,
+    answer_explain,
+    answer_herd,
+    answer_last,
+    answer_node,
+    answer_part,
+    create_local_api,
+)
 from mirror.metered import Metered
 from mirror.metrics import CONTENT_TYPE, Metrics
 from mirror.page import PAGE_PREFIX, create_page
@@ -195,14 +204,22 @@ async def create_servers(
     metrics.watch_store(lambda: settings.store != "containerd" or store.answering_since is not None)
     metrics.show_mirroring(lambda: policy().mirroring)
     metrics.count_transfers(lambda: len(transfers))
-    verify_all = settings.verify == "always"
-    node.answer_with(Coordinator(cluster.alive, time.monotonic).answer)
+    coordinator = Coordinator(cluster.alive, time.monotonic)
+    node.answer_with(coordinator.answer)
     claims = Claims(node, cluster.roster)
     stack.push_async_callback(claims.aclose)
     herd = Herd(peers, registries, index, claims)
     holdings = Belonging(store, policy)
     pull = Sized(
-        Pull(holdings, peers, registries, herd, transfers=transfers, suspicion=suspicion, verify_all=verify_all)
+        Pull(
+            holdings,
+            peers,
+            registries,
+            herd,
+            transfers=transfers,
+            suspicion=suspicion,
+            verify_all=settings.verify == "always",
+        )
     )
     authorization = Authorization(SharedTags(registries, claims), policy, clock=time.time, key=secrets.token_bytes(32))
     tags = Tags(pull, authorization, cluster.hearsay, policy, remember=store.remember, clock=time.time)
@@ -211,11 +228,16 @@ async def create_servers(
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
     journal = Journal()
-    client_door = [Middleware(LoopbackDoor, observer=client_face)]
-    client_app = create_registry(AllOrNothing(gate), journal.face("client", client_face), client_door, lists=gate)
+    client_app = create_registry(
+        AllOrNothing(gate),
+        journal.face("client", client_face),
+        [Middleware(LoopbackDoor, observer=client_face)],
+        lists=gate,
+    )
     client_app.routes.extend(control_routes(live, cluster.hearsay, time.time))
     in_flight = InFlight(transfers)
     explainer = Explainer(holdings, in_flight, peers, upstream, cluster, index, standing, journal, policy)
+    parts = Parts(node, journal, transfers, coordinator.leaders)
     views = Views(node, cluster, settings, metrics, journal, transfers, lambda: store.answering_since, time.monotonic())
     answers = {
         "node": answer_node(
@@ -228,6 +250,7 @@ async def create_servers(
         ),
         "last": answer_last(journal),
         "explain": answer_explain(explainer),
+        "herd": answer_herd(HerdWatch(parts.of, peers, cluster)),
     }
     shown = [
         Mount(PREFIX, create_local_api(answers | views.answers(), Feed(views, stopping))),
@@ -242,6 +265,7 @@ async def create_servers(
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, surroundings=around)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
     peer_app = create_registry(given, journal.face("peer", peer_face), [*door, slots])
+    peer_app.mount("/-", create_local_api({"herd": answer_part(parts.of)}))
     servers = [
         HttpServer(client_app, settings.client_address, settings.client_port, settings.grace_s, observer=client_face),
         HttpServer(

@@ -7,6 +7,7 @@
     GET /-/api/members, zones             the cluster, by member and by zone
     GET /-/api/find?what=nginx            who has an image or a digest
     GET /-/api/transfers                  what is moving now
+    GET /-/api/herd?digest=sha256:...     which nodes take an object from which now; &registry=docker.io unless said
     GET /-/api/pulls?after=0&limit=100    the latest objects that were given, from where, and why from there
     GET /-/api/settings                   this agent's settings, without secrets
     GET /-/api/events                     what changes, as server-sent events (`mirror.feed`)
@@ -28,7 +29,7 @@ from starlette.routing import Route
 
 from mirror.cluster import PEER_PORT
 from mirror.errors import SourceError
-from mirror.oci import InvalidReferenceError, Kind, parse_image_name
+from mirror.oci import Digest, InvalidReferenceError, Kind, parse_image_name, parse_registry
 from mirror.version import installed_version
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from gossip import Member, Node
     from mirror.explain import Explainer
     from mirror.feed import Feed
+    from mirror.herd.watch import HerdWatch
+    from mirror.herd.words import Part
     from mirror.journal import Journal
     from mirror.oci import Reference, Repository
     from mirror.peers import Peers
@@ -131,6 +134,32 @@ def answer_explain(explainer: Explainer) -> Answer:
             return asdict(await explainer.explain(repository, reference))
         except SourceError as error:
             raise QuestionError(404, f"{repository}: what {reference} means is not known here: {error}") from error
+
+    return answer
+
+
+def read_object(query: QueryParams) -> tuple[str, Digest]:
+    """The registry (`docker.io` unless said) and the digest that a query names. Raises `QuestionError`."""
+    try:
+        return parse_registry(query.get("registry", "docker.io")), Digest.parse(query.get("digest", ""))
+    except InvalidReferenceError as error:
+        raise QuestionError(400, f"digest and registry: {error}") from error
+
+
+def answer_herd(watch: HerdWatch) -> Answer:
+    """Gives the herd of an object, as the nodes themselves tell it now."""
+
+    async def answer(query: QueryParams) -> object:
+        return await watch.look(*read_object(query))
+
+    return answer
+
+
+def answer_part(own_part: Callable[[str, Digest], Part]) -> Answer:
+    """Gives this node's own part in the herd of an object: the answer to other nodes that look."""
+
+    async def answer(query: QueryParams) -> object:
+        return own_part(*read_object(query))
 
     return answer
 

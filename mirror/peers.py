@@ -29,7 +29,7 @@ from mirror.load import (
 from mirror.peer_client import PeerClient
 from mirror.peer_mac import HEADER
 from mirror.pieces import moved
-from mirror.source import Content
+from mirror.source import Content, read_all
 from mirror.trail import ID_HEADER, READER_HEADER, What
 from mirror.verified import open_verified
 
@@ -57,6 +57,9 @@ HOPS_MAX: Final = 24
 of members has bits, and some answers take two."""
 HOPS_S: Final = 10.0
 """How long that may take; whoever asked then looks again whom to ask."""
+
+PART_BYTES_MAX: Final = 128 * 1024
+"""The answer of a member that is asked for its part in a herd: some hundred names at most."""
 
 T = TypeVar("T", bound="Content | Descriptor")
 
@@ -164,6 +167,17 @@ class Peers:
                 lost.add(holder.target.name)
         raise failure or NotFoundError(f"no peer has {request.digest}")
 
+    async def ask_part(self, holder: Holder, path: str) -> bytes:
+        """What a member answers to a question about its part in a herd (`mirror.herd.watch`).
+
+        Its connection is not kept: those that are idle are for content. Raises `UnavailableError`.
+        """
+        answer = await self._send("GET", holder, path, {"Connection": "close"})
+        if answer.status != 200:
+            await answer.aclose()
+            raise UnavailableError(f"it answered {answer.status}")
+        return await read_all(answer, PART_BYTES_MAX)
+
     def alternatives(self, digest: Digest) -> list[str]:
         """The names of the members that this node would ask for the digest, best first."""
         ranked = self._standing.ranked(self._index.holders(digest))
@@ -247,9 +261,7 @@ class Peers:
         headers = {ID_HEADER: request.trail.id, READER_HEADER: quote(self._name)}
         if byte_range:
             headers["Range"] = byte_range
-        if self._mac is not None:
-            headers[HEADER] = self._mac.sign(holder.target, method, path, byte_range)
-        answer = await self._client.ask(holder.url, method, path, headers)
+        answer = await self._send(method, holder, path, headers)
         if load := Load.parse(answer.headers.get(LOAD_HEADER)):
             self._standing.hear(holder, load)
         if answer.status in OPENED:
@@ -264,6 +276,11 @@ class Peers:
         if answer.status == 404:
             raise NotFoundError(f"{holder.target.name} no longer has {request.digest}")
         raise UnavailableError(f"it answered {answer.status}")
+
+    async def _send(self, method: str, holder: Holder, path: str, headers: dict[str, str]) -> Answer:
+        if self._mac is not None:
+            headers[HEADER] = self._mac.sign(holder.target, method, path, headers.get("Range", ""))
+        return await self._client.ask(holder.url, method, path, headers)
 
     def _note(self, holder: Holder, request: Request, error: UnavailableError) -> UnavailableError:
         """Remember a failure; returns it with the holder's name."""

@@ -20,7 +20,7 @@ time as can be (an *escape*, rationed by the coordinator). A registry that has h
 the whole cluster until its time is over; whoever cannot wait for that is sent to the registry by its own runtime.
 
 `words` is what members say to each other, `roster` who coordinates what, `leases` the coordinator's decisions, `claims`
-the way to ask it, `source` puts them together. `roster`, `words` and `leases` are pure.
+the way to ask it, `source` puts them together; `watch` shows a herd to people. `roster`, `words` and `leases` are pure.
 """
 
 from mirror.herd.claims import Claims, Coordinator

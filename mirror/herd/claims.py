@@ -46,6 +46,10 @@ class Coordinator:
         """The verdict on what a member asks. Raises ValueError for what cannot be read."""
         return write(self._leases.answer(member, read_question(payload), self._clock()))
 
+    def leaders(self, object_name: str) -> list[str]:
+        """Who leads an object, as far as this node coordinates it."""
+        return self._leases.leaders(object_name)
+
 
 class Claims:
     """How this node claims, renews and releases. Closed by `aclose`."""

@@ -22,13 +22,14 @@ from mirror.herd.words import (
     Probe,
     Release,
     Renewal,
+    Scope,
     Wait,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirror.herd.words import Question, Scope, Small, Verdict
+    from mirror.herd.words import Question, Small, Verdict
 
 RENEW_S: Final = 0.4
 """How often a leader renews its lease."""
@@ -126,6 +127,11 @@ class Leases:
 
     def __len__(self) -> int:
         return len(self._objects)
+
+    def leaders(self, object_name: str) -> list[str]:
+        """Who leads an object, as far as is known here."""
+        known = (self._objects.get((scope, object_name)) for scope in Scope)
+        return [each.lease.leader for each in known if each is not None and each.lease is not None]
 
     def answer(self, member: str, question: Question, now: float) -> Verdict:
         """What a member is told."""

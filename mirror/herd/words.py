@@ -142,6 +142,24 @@ class Noted:
     """To a renewal or a release."""
 
 
+@dataclass(slots=True)
+class Part:
+    """How a member takes part in an object's herd, for those who watch (`mirror.herd.watch`); not a verdict.
+
+    `taking`: it has `done` bytes of it so far, from the member `giver` ("": from the registry). `held`: it has all.
+    `readers` are the members that it gives it to, `leaders` those that lead, as far as it coordinates the object.
+    `size` is 0 while that is not known.
+    """
+
+    taking: bool = False
+    held: bool = False
+    giver: str = ""
+    done: int = 0
+    size: int = 0
+    readers: tuple[str, ...] = ()
+    leaders: tuple[str, ...] = ()
+
+
 Verdict = Lead | Follow | Wait | Probe | Closed | Given | Noted
 
 _QUESTIONS: Final = {kind.__name__: kind for kind in (Claim, Renewal, Release)}
@@ -163,6 +181,12 @@ def read_verdict(data: bytes) -> Verdict:
     """Read what a coordinator answers. Raises ValueError."""
     verdict: Verdict = _read(data, _VERDICTS)
     return verdict
+
+
+def read_part(data: bytes) -> Part:
+    """Read a member's part in a herd. Raises ValueError."""
+    part: Part = _read_as(Part, orjson.loads(data))
+    return part
 
 
 def _bytes_out(value: object) -> str:

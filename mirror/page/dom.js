@@ -12,6 +12,14 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** Draw a part of the page anew, unless a button in it is just being pressed; the one that had the focus has it again. */
+export function redraw(place, ...children) {
+  if (place.matches(":active")) return;
+  const focused = place.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  place.replaceChildren(...children);
+  if (focused) place.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+}
+
 export const byId = (id) => document.getElementById(id);
 
 /** A bar that is filled to a share of it, 0 to 1. */

@@ -3,17 +3,19 @@
 import { byId, durationText, element, numberText, sizeText } from "./dom.js";
 import { Gossip } from "./gossip.js";
 import { ClusterMap } from "./map.js";
-import { Rates, showExplained, showFound, showMember, showPulls, showSettings, showTransfers, showZones } from "./panels.js";
+import { Rates, showExplained, showFound, showHerd, showMember, showPulls, showSettings, showTransfers, showZones } from "./panels.js";
 
 const VIEWS = ["cluster", "transfers", "pulls", "gossip", "settings"];
 const THEMES = ["system", "light", "dark"];
 const PULLS_KEPT = 500;
 const SILENCE_MS = 5000;
+const HERD_MS = 1500; // how often a herd that is watched is looked at
 
 const gossip = new Gossip();
 const rates = new Rates();
+let herdRates = new Rates();
 const flowing = { bytes: 0, at: 0, rate: 0 };
-const state = { status: null, members: [], transfers: { answers: [], fetching: [] }, pulls: [], holders: null, view: "cluster" };
+const state = { status: null, members: [], transfers: { answers: [], fetching: [] }, pulls: [], holders: null, watched: null, view: "cluster" };
 const map = new ClusterMap(byId("map"), (member) => showMember(byId("node-detail"), member), showTip);
 
 async function ask(question, query = {}) {
@@ -106,7 +108,7 @@ async function find(what) {
   showFound(byId("found"), found, find, async (image) => {
     const place = byId("explained");
     place.textContent = "asking…";
-    showExplained(place, await ask("explain", { image }));
+    showExplained(place, await ask("explain", { image }), watch);
     place.scrollIntoView({ block: "nearest" });
   });
 }
@@ -121,10 +123,34 @@ function showTip(member, tile) {
   tip.style.top = `${tile.y + tile.height + 16}px`;
 }
 
+// Watching a herd: the agent asks the nodes only while somebody looks.
+
+function watch(registry, digest, name) {
+  state.watched = { registry, digest, name };
+  herdRates = new Rates();
+  showHerd(byId("herd"), state.watched, null, herdRates, leaveHerd);
+  choose("transfers");
+  byId("herd").scrollIntoView({ block: "nearest" });
+}
+
+function leaveHerd() {
+  state.watched = null;
+  byId("herd").replaceChildren();
+}
+
+async function lookAtHerd() {
+  const watched = state.watched;
+  if (watched && state.view === "transfers" && !document.hidden) {
+    const herd = await ask("herd", { registry: watched.registry, digest: watched.digest }).catch(() => null);
+    if (herd && watched === state.watched) showHerd(byId("herd"), watched, herd, herdRates, leaveHerd);
+  }
+  setTimeout(lookAtHerd, HERD_MS);
+}
+
 // Views.
 
 function show() {
-  if (state.view === "transfers") showTransfers(byId("transfer-tree"), state.transfers, state.status?.name ?? "this node", rates);
+  if (state.view === "transfers") showTransfers(byId("transfer-tree"), state.transfers, state.status?.name ?? "this node", rates, watch);
   if (state.view === "pulls") showPulls(byId("pull-list"), state.pulls, byId("pull-text").value.trim(), byId("pull-peers").checked);
   if (state.view === "gossip" && state.status) gossip.show(byId("charts"), byId("counters"));
   if (state.view === "cluster") map.lay();
@@ -179,3 +205,4 @@ byId("legend").append(...["alive", "suspect", "down", "left"].map((name) => elem
 theme(THEMES.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "system");
 choose(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "cluster");
 listen();
+lookAtHerd();

@@ -1,6 +1,6 @@
 // The parts of the page that are lists and trees: each takes what the local API tells and an element to put it into.
 
-import { bar, durationText, element, numberText, shortDigest, sizeText, timeText, words } from "./dom.js";
+import { bar, durationText, element, numberText, redraw, shortDigest, sizeText, timeText, words } from "./dom.js";
 
 const PULLS_SHOWN = 200;
 const RATE_S = 4; // over about so long rates are smoothed
@@ -64,11 +64,13 @@ export function showFound(place, found, choose, explain) {
   }
 }
 
-export function showExplained(place, explained) {
+/** The objects of an image; `watch` is called as by `showTransfers`. */
+export function showExplained(place, explained, watch) {
   if (explained.error) return place.replaceChildren(element("p", { class: "error" }, explained.error));
+  const name = explained.name.split("@")[0];
   const rows = explained.parts.map((part) => element("tr", {},
     element("td", {}, part.role, part.platform ? ` ${part.platform}` : ""),
-    element("td", {}, element("code", { title: part.digest }, shortDigest(part.digest))),
+    element("td", {}, element("code", { title: part.digest }, shortDigest(part.digest)), " ", part.role === "layer" ? watchButton(part.digest, () => watch(name.split("/")[0], part.digest, name)) : null),
     element("td", { class: "number" }, part.size === null ? "" : sizeText(part.size)),
     element("td", { class: "number" }, numberText(part.holders)),
     element("td", {}, badge(part.source), part.source === "peer" ? ` ${part.candidates[0].name}` : ""),
@@ -85,8 +87,9 @@ function flow(name, done, size, rate) {
   return element("div", { class: "flow" }, element("span", {}, ...name), bar(size ? done / size : 0), element("span", {}, amount), element("span", {}, speed));
 }
 
-/** What moves, as a tree for each object: where it comes from, this node, to whom it goes. `rates` remembers. */
-export function showTransfers(place, transfers, me, rates) {
+/** What moves, as a tree for each object: where it comes from, this node, to whom it goes. `rates` remembers.
+ *  `watch` is called with a registry, a digest and a name for it, to see the whole herd. */
+export function showTransfers(place, transfers, me, rates, watch) {
   const objects = new Map();
   const object = (digest, size, name) => {
     if (!objects.has(digest)) objects.set(digest, { size, name, givers: new Set(), answers: [], fetching: null });
@@ -116,12 +119,67 @@ export function showTransfers(place, transfers, me, rates) {
       ? flow([element("b", {}, me), " fetches"], each.fetching.fetched, each.size, rates.of(digest, each.fetching.fetched))
       : element("b", {}, me);
     return element("div", { class: "tree" },
-      element("h2", {}, each.name, " ", element("code", { title: digest }, shortDigest(digest))),
+      element("h2", {}, each.name, " ", element("code", { title: digest }, shortDigest(digest)), " ", watchButton(digest, () => watch(each.name.split("/")[0], digest, each.name))),
       element("div", {}, "from ", element("b", {}, from)),
       element("ul", {}, element("li", {}, here, element("ul", {}, ...children))));
   });
   rates.forget();
-  place.replaceChildren(...(trees.length ? trees : [element("p", { class: "empty" }, "Nothing moves through this node now.")]));
+  redraw(place, ...(trees.length ? trees : [element("p", { class: "empty" }, "Nothing moves through this node now.")]));
+}
+
+const HERD_ROWS = 200; // drawn; of more nodes it is said how many there are
+
+function watchButton(key, onclick) {
+  return element("button", { type: "button", class: "watch", "data-key": key, onclick }, "Watch the herd");
+}
+
+/** All nodes that take an object now, each below the one that gives it the bytes. `leave` ends the watching. */
+export function showHerd(place, watched, herd, rates, leave) {
+  const close = element("button", { type: "button", class: "watch", "data-key": "close", onclick: leave }, "Close");
+  const head = element("h2", {}, "The herd of ", watched.name, " ", element("code", { title: watched.digest }, shortDigest(watched.digest)), " ", close);
+  redraw(place, element("div", { class: "tree herd" }, head, ...herdParts(herd, rates)));
+}
+
+function herdParts(herd, rates) {
+  if (!herd) return [element("p", { class: "empty" }, "asking the nodes…")];
+  if (herd.error) return [element("p", { class: "error" }, herd.error)];
+  const taking = herd.nodes.filter((node) => node.taking);
+  if (!taking.length) return [element("p", { class: "empty" }, "No node is fetching it now.")];
+  const done = taking.reduce((sum, node) => sum + node.done, 0);
+  const many = taking.length === 1 ? "node fetches" : "nodes fetch";
+  const about = `${numberText(taking.length)} ${many} it, ${Math.round((100 * done) / (taking.length * herd.size || 1))} % on average. Each is below the one that gives it the bytes.`;
+  const parts = [element("p", { class: "about" }, about), herdTree(herd, rates)];
+  const notes = [[herd.nodes.length - HERD_ROWS, "more are not drawn"], [herd.unasked, "could not be asked in time"]];
+  for (const [count, what] of notes) if (count > 0) parts.push(element("p", { class: "empty" }, `${numberText(count)} nodes ${what}.`));
+  return parts;
+}
+
+function herdTree(herd, rates) {
+  const rows = new Map(herd.nodes.map((node) => [node.name, herdRow(node, herd.size, rates)]));
+  rates.forget();
+  const children = new Map();
+  for (const node of herd.nodes) {
+    const giver = rows.has(node.giver) ? node.giver : "";
+    children.set(giver, [...(children.get(giver) ?? []), node.name]);
+  }
+  const drawn = new Set(); // what nodes say of each other is of different moments, and need not be a tree
+  const below = (names) => {
+    const list = element("ul");
+    for (const name of names) {
+      if (drawn.has(name) || drawn.size >= HERD_ROWS) continue;
+      drawn.add(name);
+      list.append(element("li", {}, rows.get(name), ...(children.has(name) ? [below(children.get(name))] : [])));
+    }
+    return list;
+  };
+  return below([...(children.get("") ?? []), ...rows.keys()]);
+}
+
+function herdRow(node, size, rates) {
+  const name = [element("b", {}, node.name), node.zone ? ` ${node.zone}` : ""];
+  if (node.taking) return flow(node.giver ? name : [...name, " ", badge("upstream")], node.done, size, rates.of(node.name, node.done));
+  const why = node.held ? "has it" : node.answers ? "no more is known" : "was not asked, or does not answer";
+  return element("div", { class: "flow" }, element("span", {}, ...name), element("span", { class: "why" }, why));
 }
 
 /** Bytes a second by name, of the last few looks: what is read in bursts still shows a steady rate. */

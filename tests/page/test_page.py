@@ -20,7 +20,7 @@ from mirror.http_server import HttpServer
 from mirror.metrics import Metrics
 from mirror.registry import create_registry
 from mirror.stores.oci_layout import OciLayout
-from tests.page.browser import visiting
+from tests.page.browser import Visit, visiting
 from tests.page.thousand import simulated_agent, thousand
 from tests.serving import HOST, free_port, serving
 from tests.unwatched import Unwatched
@@ -138,8 +138,8 @@ class Throttled:
         await self.app({**scope, "extensions": {}}, receive, send_slowly)
 
 
-async def leader_of(agents: list[Agent]) -> Agent:
-    """An agent that gives something to several others while it still fetches it."""
+async def leader_of(agents: list[Agent]) -> tuple[Agent, str]:
+    """An agent that gives something to several others while it still fetches it, and the digest of that."""
     async with aiohttp.ClientSession() as session, asyncio.timeout(60):
         while True:
             for agent in agents:
@@ -147,8 +147,9 @@ async def leader_of(agents: list[Agent]) -> Agent:
                     transfers = await response.json()
                 readers = Counter(each["digest"] for each in transfers["answers"] if each["face"] == "peer")
                 fetching = {each["digest"] for each in transfers["fetching"] if each["fetched"] < each["size"]}
-                if any(count >= 2 and digest in fetching for digest, count in readers.items()):
-                    return agent
+                for digest, count in readers.items():
+                    if count >= 2 and digest in fetching:
+                        return agent, digest
 
 
 @pytest.mark.timeout(400)
@@ -166,7 +167,7 @@ async def test_a_herd_of_ten_is_watched_as_a_tree(
         asyncio.TaskGroup() as tasks,
     ):
         pulls = [tasks.create_task(pull(agent.url, REPOSITORY, TAG, Unwatched())) for agent in agents]
-        leader = await leader_of(agents)
+        leader, digest = await leader_of(agents)
         for scheme in SCHEMES:
             async with visiting(leader.url, "transfers", scheme) as visit:
                 await asyncio.sleep(3)  # until rates are known
@@ -175,8 +176,21 @@ async def test_a_herd_of_ten_is_watched_as_a_tree(
                 tree = await visit.text("#transfer-tree")
                 assert "the registry" in tree
                 assert f"{leader.name} fetches" in tree
+                await _see_whole_herd(visit, names, digest)
+                await visit.look(screenshots, f"herd-{scheme}-whole")
         for each in pulls:
             each.cancel()
+
+
+async def _see_whole_herd(visit: Visit, names: list[str], digest: str) -> None:
+    """All nodes are in one tree, whoever's page it is: one below the registry, each other one below its giver."""
+    await visit.page.click(f"#transfer-tree [data-key='{digest}']")
+    await visit.until(f"document.querySelectorAll('#herd li').length === {len(names)}")
+    await asyncio.sleep(3)  # until rates are known
+    assert sorted(await visit.page.locator("#herd li > .flow b").all_inner_texts()) == names
+    assert await visit.page.locator("#herd .tree > ul > li").count() == 1
+    assert await visit.page.locator("#herd .badge.upstream").count() == 1
+    await visit.until("/[1-9][0-9.]* [kM]?B\\/s/.test(document.getElementById('herd').innerText)")
 
 
 async def test_a_thousand_nodes_stay_usable(tmp_path: Path, screenshots: Path | None) -> None:
