@@ -278,11 +278,15 @@ async def create_servers(
         ),
     ]
     if settings.page_token_file is not None:
-        page_face = metrics.face("page")
-        token_door = Middleware(TokenDoor, observer=page_face, token=read_token(settings.page_token_file))
-        page_app = Starlette(routes=shown, middleware=[token_door])
-        servers.append(HttpServer(page_app, settings.address, settings.page_port, settings.grace_s, observer=page_face))
+        servers.append(create_page_server(settings, read_token(settings.page_token_file), shown, metrics))
     return servers
+
+
+def create_page_server(settings: Settings, token: str, shown: list[Mount], metrics: Metrics) -> HttpServer:
+    """The live page for other machines."""
+    face = metrics.face("page")
+    app = Starlette(routes=shown, middleware=[Middleware(TokenDoor, observer=face, token=token)])
+    return HttpServer(app, settings.address, settings.page_port, settings.grace_s, observer=face)
 
 
 def create_store(settings: Settings) -> Store:
