@@ -129,7 +129,7 @@ def _target(member: Member) -> Target:
 def _holder(member: Member, *, suspect: bool) -> Holder | None:
     port = member.attributes.get(PEER_PORT, "")
     if not (port.isascii() and port.isdecimal()):
-        log.warning("member %s names no peer port", member.name)
+        log.warning("member %s names no peer port, so it is not asked for content: is it an agent?", member.name)
         return None
     host = f"[{member.address}]" if ":" in member.address else member.address
     scheme = "https" if member.attributes.get(PEER_TLS) else "http"

@@ -99,7 +99,9 @@ class SpoolFile:
         try:
             return await asyncio.to_thread(self._write, chunks)
         except OSError as error:
-            _log.warning("the spool does not take more: %s", error)
+            _log.warning(
+                "the spool does not take more, so objects are not shared while they come; is spool_dir full? %s", error
+            )
             return False
 
     async def write_from(self, connection: socket.socket, wanted: int) -> int:

@@ -136,7 +136,11 @@ class Suspicion:
             if not case.verified:
                 case.suspects |= case.givers
                 self._observer.suspected()
-                log.warning("%s was delivered whole by %s, but not committed", digest, ", ".join(sorted(case.givers)))
+                log.warning(
+                    "%s was delivered whole by %s, but not committed: this try comes from elsewhere and is hashed",
+                    digest,
+                    ", ".join(sorted(case.givers)),
+                )
         return bool(case.suspects)
 
     def heard(self, event: StoreEvent) -> None:
@@ -165,7 +169,12 @@ class Suspicion:
             (self._known(digest) or self._new(digest)).suspects.update(names)
         elif names:
             self._observer.blamed()
-            log.error("%s gave wrong bytes for %s, and is not asked for it for %.0f s", names[0], digest, BLAME_S)
+            log.error(
+                "%s gave wrong bytes for %s, and is not asked for it for %.0f s; if it does so again, look at its disk",
+                names[0],
+                digest,
+                BLAME_S,
+            )
             self._still_blamed(names[0])
             self._blamed.setdefault(names[0], {})[digest] = self._clock() + BLAME_S
 

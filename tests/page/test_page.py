@@ -191,6 +191,9 @@ async def _see_whole_herd(visit: Visit, names: list[str], digest: str) -> None:
     assert await visit.page.locator("#herd .tree > ul > li").count() == 1
     assert await visit.page.locator("#herd .badge.upstream").count() == 1
     await visit.until("/[1-9][0-9.]* [kM]?B\\/s/.test(document.getElementById('herd').innerText)")
+    await visit.page.focus("#herd [data-key='close']")
+    await asyncio.sleep(2)  # it is drawn anew meanwhile
+    assert await visit.page.evaluate("document.activeElement.dataset.key") == "close"
 
 
 async def test_a_thousand_nodes_stay_usable(tmp_path: Path, screenshots: Path | None) -> None:
