@@ -39,9 +39,9 @@ whether messages are lost, doubled, late or out of order, replicas that have the
 the same connections. Gossip gives it no meaning.
 
 **Limits.** 10,000 members; of each 65,536 keys of 1 to 1,024 bytes, 16 MiB together; 4 MiB a message. Every wait, queue
-and retry has a limit, named where it is used. No call works for longer than some milliseconds, but for two: an owner
-of 65,536 keys numbers them anew when it starts, and those who hold its set do when they hear of that, which takes them
-about 1 us a key. `python -m tests.benchmark.gossip_calls` shows how long calls take at these limits.
+and retry has a limit, named where it is used. No call works for longer than some milliseconds; what
+takes longer is done in steps, one or two in a turn of the loop. `python -m tests.benchmark.gossip_calls` shows how
+long calls take at these limits.
 
 **Versions.** A member understands its own protocol and the one before, and speaks what all live members do. Fields
 that it does not know it ignores. docs/wire-format.md shows the bytes, with an example of each message.
@@ -60,11 +60,11 @@ stands, without content. *Record*: what is said of a member (`Member`). *Claim*:
 *Refutation*: a member's answer to a false record. *Visibility*: normal, ranked last, or hidden. *Group*: keys that are
 listed together.
 
-**Reading order.** The data: `or_set` with `cell`, `index`. The members: `membership`, `overlay`, `detector`. The
-protocol: `messages`, `replica` with `encounter`, `content`, `gaps`, `dissemination`, and for the repair `exchange`,
-`comparison`, `transfer`; `lookup`. All of these without I/O. The bytes: `codec`, `fields`, `payload`. Then `node`,
-`conversation`, `resolver`, `transport`, `channel` and `zap`. `simulation` runs the replica in a simulated network,
-`planning` plays scenarios in it.
+**Reading order.** The data: `or_set` with `cell`, `index`. The members: `membership`, `overlay` with `listening`,
+`detector`. The protocol: `messages`, `replica` with `encounter`, `content`, `gaps`, `dissemination`, and for the repair
+`exchange`, `comparison`, `transfer`; `lookup`. All of these without I/O. The bytes: `codec`, `fields`, `payload`. Then
+`node`, `conversation`, `resolver`, `transport`, `channel` and `zap`. `simulation` runs the replica in a simulated
+network, `planning` plays scenarios in it.
 """
 
 from gossip.config import Config

@@ -15,6 +15,8 @@ from gossip.gaps import Gaps
 from gossip.or_set import Outcome, Snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from gossip.cell import Cell
     from gossip.or_set import Delta, Epoch, Head
     from gossip.state import State
@@ -33,16 +35,42 @@ class Content:
         self._lookup = state.lookup
         self._hash = state.hash
         self._counters = state.counters
+        self._rebases: dict[str, tuple[Head, str, tuple[Epoch, int], Generator[None, None, bool]]] = {}
+        """Of owners that may have begun a new epoch with the keys held of them: the head, who showed it, where this
+        replica stood then, and what is still to be done."""
 
     def consider(self, head: Head, source: str, now: float) -> None:
         """Catch up with the head of a member's set; `source` has come as far."""
         owner = head.owner
-        if not self._known(owner, head.epoch):
+        if not self._known(owner, head.epoch) or owner in self._rebases:
             return
-        before = self._held.at(owner)
-        if self._held.rebase(head):
-            self._counters.rebases += 1
-            self._advanced(owner, before, None, source, now)
+        before, steps = self._held.at(owner), self._held.rebase(head)
+        if steps is None:
+            self._follow(head, source, now)
+        else:
+            self._rebases[owner] = (head, source, before, steps)
+
+    @property
+    def rebasing(self) -> bool:
+        """Whether `work` has something to do."""
+        return bool(self._rebases)
+
+    def work(self, now: float) -> None:
+        """Go on with what takes long, for about 1 ms."""
+        if not self._rebases:
+            return
+        owner, (head, source, before, steps) = next(iter(self._rebases.items()))
+        try:
+            next(steps)
+        except StopIteration as end:
+            del self._rebases[owner]
+            if end.value:
+                self._counters.rebases += 1
+                self._advanced(owner, before, None, source, now)
+            self._follow(head, source, now)
+
+    def _follow(self, head: Head, source: str, now: float) -> None:
+        owner = head.owner
         at = self._held.at(owner)
         if (head.epoch, head.version) == at:
             # Only the owner's own word is worth dropping a cell.
@@ -71,6 +99,8 @@ class Content:
         elif outcome is Outcome.GAP:
             self._counters.gaps += 1
             self.gaps.keep(delta)
+            if owner in self._rebases:
+                return  # what it continues is nearly there
             # A whole set that is missing mostly comes by a comparison under way.
             self.gaps.want(owner, delta.epoch, delta.version, source, now if cell else now + WHOLE_DELAY_S)
         elif outcome is Outcome.CORRUPT:
@@ -92,6 +122,7 @@ class Content:
 
     def forget(self, owner: str) -> None:
         """Drop all content of an owner."""
+        self._rebases.pop(owner, None)
         self._held.forget(owner)
         self.gaps.forget(owner)
         self.dissemination.forget(owner)

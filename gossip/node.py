@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from gossip.membership import Member
     from gossip.outputs import Output
 
+    Change = Callable[[bytes, float], list[Output]]
+
 SEED_ADDRESSES_MAX: Final = 16
 """Addresses tried at once, chosen at random when the seeds mean more."""
 SEEK_S: Final = 0.2
@@ -48,7 +50,8 @@ class Node:
     """One member of the cluster.
 
     Keys that are added before the node is entered make its epoch's base: a node that restarts with the content it had
-    need not send it again. All methods belong to the loop's thread.
+    need not send it again. What changes while it is being entered waits until it is. All methods belong to the loop's
+    thread.
 
     `more_seeds` is asked at each attempt to join for seeds besides those of the configuration, of the same form.
     """
@@ -79,6 +82,8 @@ class Node:
         self._timer_at = 0.0
         self._seeker: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] | None = None
+        self._held_back: list[tuple[Change, bytes]] | None = None
+        """Changes of this node's own elements that wait while these are put in order."""
         self._conversation = Conversation(self.counters, self._rng)
 
     async def __aenter__(self) -> Self:
@@ -89,9 +94,15 @@ class Node:
         handler = Handler(self._received, self._connected, self._disconnected, self._refused, self._unsent, self._fail)
         started = Transport(handler, self._curve_keys)
         await started.start(config.bind_address, config.publish_port, config.router_port)
-        self._transport = started
         try:
+            self._held_back = []
+            for _ in self._replica.prepare():
+                await asyncio.sleep(0)
+            self._transport = started
             self._perform(self._replica.start(self._now()))
+            changes, self._held_back = self._held_back, None
+            for change, key in changes:
+                self._change(change, key)
         except BaseException:
             self._transport = None
             await started.close()
@@ -127,11 +138,11 @@ class Node:
 
         What exceeds a limit is not advertised, and counted in `Counters.refused_keys`.
         """
-        self._perform(self._replica.add(key, self._now()))
+        self._change(self._replica.add, key)
 
     def remove(self, key: bytes) -> None:
         """This node does not hold `key` any more; nothing happens when it did not."""
-        self._perform(self._replica.remove(key, self._now()))
+        self._change(self._replica.remove, key)
 
     def holds(self, key: bytes) -> bool:
         """Whether `key` is among this node's own elements."""
@@ -229,6 +240,12 @@ class Node:
         self._conversation.answer = answer
 
     # Driving the replica.
+
+    def _change(self, change: Change, key: bytes) -> None:
+        if self._held_back is None:
+            self._perform(change(key, self._now()))
+        else:
+            self._held_back.append((change, key))
 
     def _now(self) -> float:
         # Unlike the loop's clock it goes on while the machine sleeps: who slept for days must not speak of the dead.

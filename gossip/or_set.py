@@ -30,14 +30,15 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from itertools import count
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from gossip.cell import KEY_BYTES_MAX, Cell, hash_of
+from gossip.cell import KEY_BYTES_MAX, NUMBERED_KEYS, Cell, base_hash
 from gossip.index import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
 KEYS_PER_OWNER_MAX: Final = 65_536
 OWNER_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -146,8 +147,8 @@ class ORSet:
         self.cells: dict[str, Cell] = {me: self._own_cell}
         self._own: dict[bytes, int] = {}
         self._own_bytes = 0
-        self._log: deque[tuple[int, int]] = deque()  # (sequence, the dot it removed, or 0 for an addition)
-        self._bases: dict[str, tuple[Epoch, int, bytes]] = {me: (epoch, 0, hash_of(()))}
+        self._log: deque[tuple[int, int]] = deque(maxlen=LOG_OPERATIONS_MAX)  # (number, dot removed or 0)
+        self._bases: dict[str, tuple[Epoch, int, bytes]] = {me: (epoch, 0, base_hash().digest())}
         self._staged: list[Cell] = []
         self._retired: list[Cell] = []
 
@@ -165,7 +166,7 @@ class ORSet:
         self._own_bytes += len(key)
         extended = cell.extend((cell.version,), (key,))
         assert extended
-        self._record(cell.version, 0)
+        self._log.append((cell.version, 0))
         return True
 
     def remove(self, key: bytes) -> bool:
@@ -178,22 +179,37 @@ class ORSet:
         cell.version += 1
         self._own_bytes -= len(key)
         cell.delete(sequence)
-        self._record(cell.version, sequence)
+        self._log.append((cell.version, sequence))
         return True
 
     def holds(self, key: bytes) -> bool:
         """Whether this node has the element."""
         return key in self._own
 
-    def renew(self, epoch: Epoch) -> None:
-        """Begin a new epoch of this node's own with the keys of now, renumbered in their sorted order."""
+    def begin(self, epoch: Epoch) -> Generator[None, None, None]:
+        """Begin a new epoch of this node's own with the keys of now as its base, numbered in their sorted order.
+
+        In steps of about 1 ms. Nothing may be added or removed between them.
+        """
         cell = self._own_cell
-        assert epoch >= cell.epoch
-        keys, identities = cell.in_order()
-        cell.renumber(epoch, identities)
-        self._own = {key: sequence for sequence, key in enumerate(keys, 1)}
-        self._bases[self.me] = (epoch, len(keys), hash_of(keys))
-        self._log.clear()
+        version = cell.version
+        if version > self._bases[self.me][1]:
+            base = yield from cell.in_order()
+            for start in range(0, len(self._own), NUMBERED_KEYS):
+                keys = self.index.keys(base.identities[start : start + NUMBERED_KEYS])
+                self._own.update(zip(keys, count(start + 1), strict=False))
+                yield
+            assert cell.version == version
+            cell.renumber(base, epoch)
+            self._bases[self.me] = (epoch, len(self._own), base.hash)
+            self._log.clear()
+        self.renew(epoch)
+
+    def renew(self, epoch: Epoch) -> None:
+        """Begin a new epoch of this node's own with the base, and the operations since, of the one before."""
+        assert epoch >= self._own_cell.epoch
+        self._own_cell.epoch = epoch
+        self._bases[self.me] = (epoch, *self._bases[self.me][1:])
 
     # What every replica does.
 
@@ -210,15 +226,14 @@ class ORSet:
     def head(self, owner: str | None = None) -> Head:
         """Where an owner's set stands at this replica; this node's own if none is named."""
         cell = self.cells[owner or self.me]
-        epoch, count, hashed = self._bases.get(owner or self.me, (BOTTOM, 0, b""))
+        epoch, size, hashed = self._bases.get(owner or self.me, (BOTTOM, 0, b""))
         if epoch != cell.epoch:
-            count, hashed = 0, b""
-        return Head(owner or self.me, cell.epoch, cell.version, cell.audit, count, hashed)
+            size, hashed = 0, b""
+        return Head(owner or self.me, cell.epoch, cell.version, cell.audit, size, hashed)
 
     def elements(self, owner: str) -> list[Addition]:
         """The live elements of an owner, by ascending sequence number."""
-        cell = self.cells.get(owner)
-        return [] if cell is None else list(zip(cell.sequences, cell.keys(), strict=True))
+        return list(self.cells[owner].elements()) if owner in self.cells else []
 
     def diff(self, owner: str, epoch: Epoch, after: int) -> Delta | None:
         """What brings one who stands at `(epoch, after)` to where this replica stands; None when it is no further.
@@ -235,22 +250,18 @@ class ORSet:
         later = bisect_right(cell.sequences, after)
         if not later:
             return self.snapshot(owner)
-        adds = tuple(zip(cell.sequences[later:], cell.keys(later), strict=True))
-        return LiveSet(owner, epoch, after, cell.version, adds, tuple(cell.sequences[:later]))
+        return LiveSet(owner, epoch, after, cell.version, cell.elements(later), tuple(cell.sequences[:later]))
 
     def interval(self, owner: str, after: int, removals: Iterable[int]) -> Interval:
         """The interval from `after` to where this replica stands, by one who knows all removals in between."""
         cell = self.cells[owner]
-        later = bisect_right(cell.sequences, after)
-        adds = tuple(zip(cell.sequences[later:], cell.keys(later), strict=True))
+        adds = cell.elements(bisect_right(cell.sequences, after))
         return Interval(owner, cell.epoch, after, cell.version, adds, tuple(sorted(removals)))
 
     def snapshot(self, owner: str) -> Snapshot | None:
         """Everything that is held of an owner; None when nothing is known of it."""
         cell = self.cells.get(owner)
-        if cell is None:
-            return None
-        return Snapshot(owner, cell.epoch, cell.version, tuple(self.elements(owner)))
+        return Snapshot(owner, cell.epoch, cell.version, cell.elements()) if cell else None
 
     def apply(self, delta: Delta) -> Outcome:
         """The join, for another's cell. Total: it never raises for anything that `gossip.codec` lets in."""
@@ -274,32 +285,27 @@ class ORSet:
         self.forget(delta.owner)
         return Outcome.CORRUPT
 
-    def rebase(self, head: Head) -> bool:
+    def rebase(self, head: Head) -> Generator[None, None, bool] | None:
         """Enter the owner's new epoch without content, when its first keys are those held of an older epoch.
 
-        In any case the base is remembered, to be shown to others.
+        None when they surely are not; otherwise steps of about 1 ms, which return whether they are (they are not, if
+        the set changes between them). In any case the base is remembered, to be shown to others.
         """
-        epoch, _ = self.at(head.owner)
+        epoch, version = self.at(head.owner)
         if not head.base_hash or head.owner == self.me or head.epoch < epoch:
-            return False
+            return None
         self._bases[head.owner] = (head.epoch, head.base_count, head.base_hash)
-        if epoch in (head.epoch, BOTTOM):
-            return False
-        cell = self.cells[head.owner]
-        if len(cell.sequences) != head.base_count:
-            return False
-        keys, identities = cell.in_order()
-        if hash_of(keys) != head.base_hash:
-            return False
-        cell.renumber(head.epoch, identities)
-        return True
+        cell = self.cells.get(head.owner)
+        if cell is None or epoch == head.epoch or len(cell.sequences) != head.base_count:
+            return None
+        return self._rebase(head, cell, (epoch, version))
 
     def forget(self, owner: str) -> None:
         """Drop everything that is held of another owner."""
         assert owner != self.me
         self._bases.pop(owner, None)
         cell = self.cells.pop(owner, None)
-        if cell is not None:
+        if cell:
             self._retire(cell)
 
     # Snapshots that come in pieces.
@@ -326,14 +332,13 @@ class ORSet:
         self._staged.remove(cell)
         self._retire(cell)
 
-    def sweep(self) -> bool:
-        """Take some elements of dropped cells out of the index; whether there are more."""
+    def sweep(self) -> None:
+        """Take some elements of dropped cells out of the index."""
         if self._retired:
             cell = self._retired[-1]
             cell.shrink(SWEEP_ELEMENTS)
             if not cell.sequences:
                 self._retired.pop().release()
-        return bool(self._retired)
 
     @property
     def swept(self) -> bool:
@@ -349,10 +354,13 @@ class ORSet:
             cell.check()
         assert {key: sequence for sequence, key in self.elements(self.me)} == self._own
 
-    def _record(self, sequence: int, removed: int) -> None:
-        self._log.append((sequence, removed))
-        if len(self._log) > LOG_OPERATIONS_MAX:
-            self._log.popleft()
+    def _rebase(self, head: Head, cell: Cell, at: tuple[Epoch, int]) -> Generator[None, None, bool]:
+        base = yield from cell.in_order()
+        same = self.cells.get(head.owner) is cell and (cell.epoch, cell.version) == at
+        if not same or base.hash != head.base_hash:
+            return False
+        cell.renumber(base, head.epoch)
+        return True
 
     def _retire(self, cell: Cell) -> None:
         # What is soon done is done at once.

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from gossip.membership import NAMES_KEPT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Generator, Sequence
 
 RINGS_MAX: Final = 6
+AT_ONCE_MAX: Final = 2000
+"""Among more members than these neighbours are looked for on one ring at a time."""
 
 
 def rings(members: int) -> int:
@@ -38,15 +39,18 @@ def mesh(members: int) -> bool:
     return members <= 2 * rings(members) + 1
 
 
-def neighbours(me: str, others: Collection[str]) -> list[str]:
-    """The neighbours of `me` among the others, sorted; about 2 K of them. Linear in their number: 5 ms for 10,000."""
-    count = rings(len(others) + 1)
-    if mesh(len(others) + 1):
-        return sorted(others)
-    names = list(others)
+def neighbours(me: str, names: Sequence[str]) -> Generator[None, None, list[str]]:
+    """Find the neighbours of `me` among the others, about 2 K of them; they are returned, sorted.
+
+    Linear in the number of the others; in steps of 2 ms at most, one if they are few.
+    """
+    if mesh(len(names) + 1):
+        return sorted(names)
     found: dict[str, None] = {}
-    places = zip(points(me), zip(*map(points, names), strict=True), strict=True)
-    for here, ring in islice(places, count):
+    for number, here in enumerate(points(me)[: rings(len(names) + 1)]):
+        if number and len(names) > AT_ONCE_MAX:
+            yield
+        ring = [points(name)[number] for name in names]
         ahead = [point for point in ring if point > here]
         behind = [point for point in ring if point < here]
         # At the end the ring begins anew.

@@ -15,12 +15,12 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from gossip import overlay
 from gossip.comparison import StateHash
 from gossip.content import Content
 from gossip.detector import Detector
 from gossip.encounter import Encounters
 from gossip.exchange import Exchange
+from gossip.listening import Listening
 from gossip.lookup import Lookup
 from gossip.membership import Claim, Member, Membership, Status
 from gossip.messages import (
@@ -48,7 +48,7 @@ from gossip.state import State
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from gossip.config import Config
     from gossip.counters import Counters
@@ -57,8 +57,6 @@ if TYPE_CHECKING:
 
 REVISE_S: Final = 0.5
 """How often visibility is judged."""
-DERIVE_S: Final = 1.0
-"""The overlay is made anew so long after a change of membership, but for a few members: changes come in crowds."""
 PAUSE_S: Final = 0.5
 """A tick later than this means that this process slept, and that the others' silence is not theirs."""
 TAUGHT_S: Final = 10.0
@@ -97,14 +95,20 @@ class Replica:
         self._encounters = Encounters(state, self._content, self._detector, self._exchange)
         self._outputs: list[Output] = []
         self._running, self._sequence = False, 0
-        self._protocol = self.membership.protocol()
+        self._listening = Listening(self.membership)
         self._taught_until = self._flush_at = self._heartbeat_at = self._revise_at = 0.0
-        self._derive_at = inf
 
     # Inputs.
 
+    def prepare(self) -> Iterator[None]:
+        """Put the keys in order, which takes time if they are many, in steps of about 1 ms. None may be added or
+        removed between them."""
+        return self.set.begin(self.me.epoch)
+
     def start(self, now: float) -> list[Output]:
-        """Begin. Nothing was sent before."""
+        """Begin, after what `prepare` left to do. Nothing was sent before."""
+        for _ in self.prepare():
+            pass
         self._running = True
         self._taught_until = now + TAUGHT_S
         self._flush_at = now
@@ -189,7 +193,8 @@ class Replica:
     @property
     def deadline(self) -> float:
         """When `tick` has something to do."""
-        return self._due() if self.set.swept else 0.0
+        busy = not self.set.swept or self._content.rebasing or self._listening.busy
+        return 0.0 if busy else self._due()
 
     def check(self) -> None:
         """Assert the invariants; linear in the size of the state."""
@@ -208,7 +213,7 @@ class Replica:
     # This node's own set, and its epochs.
 
     def _renew(self, now: float) -> None:
-        """Begin the epoch that stands in this node's record."""
+        """Speak in the epoch that stands in this node's record."""
         self._outputs.append(SaveEpoch(self.me.epoch.counter))
         self.set.renew(self.me.epoch)
         self._hash.touch(self.me.name)
@@ -290,8 +295,7 @@ class Replica:
             self._beat(now)
         if now >= self._revise_at:
             self._revise(now)
-        if now >= self._derive_at:
-            self._derive(now)
+        self._outputs.extend(self._listening.tick(now))
         self._encounters.tick(now)
         self._detector.tick(now)
         self._exchange.tick(now)
@@ -304,7 +308,7 @@ class Replica:
         return min(
             self._heartbeat_at,
             self._revise_at,
-            self._derive_at,
+            self._listening.due_at,
             self._exchange.sync_at,
             self._encounters.deadline,
             self._detector.deadline,
@@ -317,19 +321,6 @@ class Replica:
         self.membership.revise(now)
         self._outputs.extend(map(Unlink, self._encounters.forget(now)))
         self._outputs.extend(Link(member) for member in self.membership.relink(now))
-
-    def _derive(self, now: float) -> None:
-        """Listen to whom the overlay says."""
-        names, doubtful = self.membership.ringed(now)
-        self._derive_at = now + DERIVE_S if doubtful else inf
-        wanted = overlay.neighbours(self.me.name, names)
-        for name in sorted(self.membership.linked.keys() - set(wanted)):
-            self.membership.unlink(name, now)
-            self._outputs.append(Unlink(name))
-        for name in wanted:
-            if name not in self.membership.linked:
-                self._outputs.append(Link(self.membership.link(name, now)))
-        self._protocol = self.membership.protocol()
 
     def _pull(self, now: float) -> None:
         for source, have in self._content.gaps.due(self.set, self.membership.others, now).items():
@@ -355,11 +346,12 @@ class Replica:
 
     def _publish(self, message: Message) -> None:
         self._sequence += 1
-        self._outputs.append(Publish(Sender(self.me.name, self.me.epoch, self._sequence, self._protocol), message))
+        sender = Sender(self.me.name, self.me.epoch, self._sequence, self._listening.protocol)
+        self._outputs.append(Publish(sender, message))
 
     def sender(self) -> Sender:
         """Who speaks, in a message to one."""
-        return Sender(self.me.name, self.me.epoch, 0, self._protocol)
+        return Sender(self.me.name, self.me.epoch, 0, self._listening.protocol)
 
     def _take(self, now: float) -> list[Output]:
         """All that is to be done now, whichever part wants it."""
@@ -382,11 +374,8 @@ class Replica:
             self._running = False
             self._outputs.append(Conflict(rival))
             return
-        if self.membership.reshaped:
-            self.membership.reshaped = False
-            self._derive_at = min(self._derive_at, now + DERIVE_S)
-            if not self.membership.linked or overlay.mesh(len(self.membership.others) + 1):
-                self._derive(now)
+        self._outputs.extend(self._listening.settle(now))
+        self._content.work(now)
         for name in self.membership.changed:
             self.lookup.outdated(name)
         self.membership.changed.clear()

@@ -26,6 +26,7 @@ PURE_GOSSIP = (
     "fields",
     "gaps",
     "index",
+    "listening",
     "lookup",
     "membership",
     "messages",

@@ -14,7 +14,7 @@ import gc
 import random
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gossip import codec, overlay
 from gossip.config import Config
@@ -36,9 +36,10 @@ from gossip.outputs import Reply
 from gossip.replica import Replica
 from gossip.transfer import Outgoing
 from tests.benchmark.figures import figure
+from tests.steps import outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from gossip.outputs import Output
 
@@ -46,6 +47,8 @@ ROUNDS = 9
 CALL_MS = 5.0
 KEY_BYTES = 33
 EPOCH = Epoch(1, 1)
+
+T = TypeVar("T")
 
 
 def main(members: int, keys: int) -> None:
@@ -59,14 +62,14 @@ def of_an_owner(keys: list[bytes]) -> None:
     """What an owner of many keys costs those who hold its set."""
     print(f"an owner of {len(keys)} keys")
     adds = tuple(enumerate(sorted(keys), 1))
-    own = ORSet("owner", EPOCH, lambda _key: None)
-    for key in keys:
-        own.add(key)
-    renewals = iter(range(2, 2 + ROUNDS))
+    own = holding(keys)
     held = filled(adds)
-    shown("its own new epoch, once at its start", lambda: own.renew(Epoch(next(renewals), 1)))
+    owners = [holding(keys) for _ in range(ROUNDS)]
+    starting = iter(owners)
+    in_steps("its own new epoch, once at its start", lambda: next(starting).begin(EPOCH))
+    outcome(own.begin(EPOCH))
     heads = iter([replace(own.head(), epoch=Epoch(number, 1)) for number in range(2, 2 + ROUNDS)])
-    shown("its new epoch without changes, at those who hold its set", lambda: held.rebase(next(heads)), bool)
+    in_steps("its new epoch without changes, at those who hold its set", lambda: held.rebase(next(heads)), bool)
     others = iter([filled(adds) for _ in range(ROUNDS)])
     shown("forgetting it, the first slice", lambda: next(others).forget("owner"))
     shown("the first part for one who lacks it", lambda: Outgoing(held, (), [("owner", BOTTOM, 0)]).next(), bool)
@@ -82,7 +85,7 @@ def of_many_members(count: int) -> None:
     names = [member.name for member in others]
     said = [Members(tuple(map(Claim, batch))) for batch in batches(others)]
     shown("a message of known records", lambda: hear(replica, others[0], said[0], 1.0))
-    shown("the neighbours", lambda: overlay.neighbours("me", names))
+    in_steps("the neighbours", lambda: overlay.neighbours("me", names), bool)
     frames = codec.encode("c", Sender("other", EPOCH), said[0])
     shown("reading a message of records", lambda: codec.decode("c", frames), bool)
 
@@ -111,6 +114,14 @@ def of_many_members(count: int) -> None:
     figure("half of them go down: the longest message of records", max(times), "ms", CALL_MS)
     worst = max(timed(lambda: replica.tick(replica.deadline)) for _ in range(100))
     figure("half of them went down: the longest of 100 ticks", worst, "ms", CALL_MS)
+
+
+def holding(keys: list[bytes]) -> ORSet:
+    """An owner that has these keys, before it starts."""
+    own = ORSet("owner", EPOCH, lambda _key: None)
+    for key in keys:
+        own.add(key)
+    return own
 
 
 def filled(adds: tuple[tuple[int, bytes], ...]) -> ORSet:
@@ -170,6 +181,29 @@ def shown(what: str, call: Callable[[], object], sound: Callable[[object], bool]
         times.append((time.thread_time() - started) * 1000)
         assert sound(result), what
     figure(what, min(times), "ms", CALL_MS)
+
+
+def in_steps(
+    what: str, call: Callable[[], Generator[None, None, T] | None], sound: Callable[[T], bool] = lambda _: True
+) -> None:
+    """Print the longest step of a call that is done in steps, and all of them, each at the best of some rounds."""
+    rounds = []
+    for _ in range(ROUNDS):
+        steps = call()
+        assert steps is not None
+        times: list[float] = []
+        done: list[T] = []
+        while not done:
+            started = time.thread_time()
+            try:
+                next(steps)
+            except StopIteration as end:
+                done.append(end.value)
+            times.append((time.thread_time() - started) * 1000)
+        assert sound(done[0]), what
+        rounds.append(times)
+    figure(f"{what}: the longest of {len(rounds[0])} steps", max(map(min, zip(*rounds, strict=True))), "ms", CALL_MS)
+    figure(f"{what}: all steps", min(map(sum, rounds)), "ms")
 
 
 def million() -> None:

@@ -92,8 +92,8 @@ MUTANTS = (
     ),
     Mutant(
         "a rebase does not compare the keys",
-        "if hash_of(keys) != head.base_hash:",
-        "if False:",
+        "if not same or base.hash != head.base_hash:",
+        "if not same:",
     ),
 )
 

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gossip import or_set
 from gossip.or_set import BOTTOM, Epoch, ORSet, Outcome
 from tests.property.tombstone_or_set import TombstoneORSet
+from tests.steps import outcome
 
 if TYPE_CHECKING:
     from random import Random
@@ -66,7 +67,7 @@ class Histories(RuleBasedStateMachine):
         writer = self.writers[owner] = ORSet(owner, epoch, no_group)
         for key in base:
             writer.add(key)
-        writer.renew(epoch)
+        outcome(writer.begin(epoch))
         textbook = self.textbooks[owner]
         textbook.clear()
         for number, key in enumerate(sorted(base)):
@@ -133,7 +134,8 @@ class Histories(RuleBasedStateMachine):
     @rule(reader=replicas, owner=owners)
     def rebase(self, reader: str, owner: str) -> None:
         head = self.heads[owner]
-        if self.readers[reader].rebase(head):
+        steps = self.readers[reader].rebase(head)
+        if steps is not None and outcome(steps):
             self.reader_textbooks[reader, owner].merge(self.history[owner, head.epoch, head.base_count].textbook)
 
     @rule(reader=replicas, owner=owners, happens=rarely)
@@ -239,7 +241,7 @@ def test_the_order_and_number_of_deliveries_do_not_matter(
         writer = writers[owner]
         (writer.add if adding else writer.remove)(key)
         if renewed:
-            writer.renew(Epoch(writer.at(owner)[0].counter + 1, 0))
+            outcome(writer.begin(Epoch(writer.at(owner)[0].counter + 1, 0)))
         snapshot = writer.snapshot(owner)
         assert snapshot is not None
         states.append(snapshot)

@@ -50,7 +50,7 @@ def fixture_mixed(monkeypatch: pytest.MonkeyPatch) -> Mixed:
         replica = Replica(*arguments, **options)  # type: ignore[arg-type]
         if replica.me.name in cluster.newer:
             replica.membership.me = replace(replica.me, protocol=NEXT)
-            replica._protocol = replica.membership.protocol()
+            replica._listening.protocol = replica.membership.protocol()
         return replica
 
     monkeypatch.setattr("gossip.simulation.Replica", create)

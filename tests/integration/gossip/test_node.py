@@ -46,6 +46,34 @@ async def test_a_large_change_arrives_whole() -> None:
         assert two.gauges().keys == len(keys)
 
 
+async def test_what_changes_while_a_large_node_starts_is_seen_by_all_and_the_loop_goes_on() -> None:
+    first, second = configs(2, SECRET)
+    large = Node(second)
+    keys = [b"%064d" % number for number in range(20_000)]
+    for key in keys:
+        large.add(key)
+    turns = 0
+
+    async def change() -> None:
+        nonlocal turns
+        while turns < 10:
+            turns += 1
+            await asyncio.sleep(0)
+        large.add(b"late")
+        large.remove(keys[0])
+        assert large.holds(keys[0]), "it waits"
+
+    async with Node(first) as node:
+        changing = asyncio.create_task(change())
+        async with large:
+            await changing
+            assert large.holds(b"late")
+            assert not large.holds(keys[0])
+            await until(lambda: names(node, b"late") == ["node1"])
+            assert names(node, keys[0]) == []
+            assert names(node, keys[1]) == ["node1"]
+
+
 async def test_keys_are_found_by_their_group() -> None:
     def group_of(key: bytes) -> bytes | None:
         group, separator, _ = key.partition(b"@")

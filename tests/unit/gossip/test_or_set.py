@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gossip import or_set
+from gossip import cell, or_set
 from gossip.cell import KEY_BYTES_MAX
-from gossip.or_set import BOTTOM, Epoch, Interval, LiveSet, ORSet, Outcome, Snapshot
+from gossip.or_set import BOTTOM, Delta, Epoch, Interval, LiveSet, ORSet, Outcome, Snapshot
+from tests.steps import outcome
 
 FIRST, SECOND = Epoch(1, 1), Epoch(2, 1)
 
@@ -20,6 +21,12 @@ def holding(*keys: bytes) -> ORSet:
     for key in keys:
         assert writer.add(key)
     return writer
+
+
+def rebased(reader: ORSet, writer: ORSet) -> bool:
+    steps = reader.rebase(writer.head())
+    assert steps is not None
+    return outcome(steps)
 
 
 def test_adding_twice_and_removing_twice_count_once() -> None:
@@ -56,7 +63,7 @@ def test_who_knows_nothing_or_another_epoch_gets_a_snapshot() -> None:
     writer = holding(b"a", b"b")
     snapshot = Snapshot("owner", FIRST, 2, ((1, b"a"), (2, b"b")))
     assert writer.diff("owner", BOTTOM, 0) == snapshot
-    writer.renew(SECOND)
+    outcome(writer.begin(SECOND))
     assert writer.diff("owner", FIRST, 2) == Snapshot("owner", SECOND, 2, snapshot.adds)
     assert writer.diff("owner", SECOND, 2) is None
     assert writer.diff("stranger", FIRST, 0) is None
@@ -108,13 +115,74 @@ def test_rebase_needs_the_same_keys_and_a_higher_epoch() -> None:
     snapshot = writer.snapshot("owner")
     assert snapshot is not None
     reader.apply(snapshot)
-    assert not reader.rebase(writer.head())
-    writer.renew(SECOND)
-    assert reader.rebase(writer.head())
+    assert reader.rebase(writer.head()) is None
+    outcome(writer.begin(SECOND))
+    assert rebased(reader, writer)
     assert reader.elements("owner") == writer.elements("owner") == [(1, b"a"), (2, b"b")]
     writer.remove(b"a")
     writer.add(b"c")
-    writer.renew(Epoch(3, 1))
+    outcome(writer.begin(Epoch(3, 1)))
     assert writer.head().base_count == 2, "as many keys, but others"
-    assert not reader.rebase(writer.head())
+    assert not rebased(reader, writer)
     assert reader.at("owner") == (SECOND, 2)
+
+
+def test_an_epoch_with_the_history_of_the_one_before_is_entered_by_those_who_hold_its_base() -> None:
+    """A node that lost its disk starts with an epoch that is too low; the next one costs it no new numbers."""
+    former = holding(b"a", b"b")
+    outcome(former.begin(SECOND))
+    reader = fresh()
+    reader.apply(known(former.snapshot("owner")))
+    writer = holding(b"b", b"a")
+    outcome(writer.begin(FIRST))
+    writer.add(b"c")
+    writer.renew(Epoch(3, 1))
+    assert rebased(reader, writer)
+    assert reader.at("owner") == (Epoch(3, 1), 2)
+    assert reader.apply(known(writer.diff("owner", *reader.at("owner")))) is Outcome.APPLIED
+    assert reader.elements("owner") == writer.elements("owner") == [(1, b"a"), (2, b"b"), (3, b"c")]
+
+
+@pytest.mark.parametrize("change", ["a removal", "an addition", "a new cell"])
+def test_a_set_that_changes_while_it_is_put_in_order_is_not_rebased(change: str) -> None:
+    writer, reader = holding(*many_keys()), fresh()
+    snapshot = known(writer.snapshot("owner"))
+    reader.apply(snapshot)
+    outcome(writer.begin(SECOND))
+    steps = reader.rebase(writer.head())
+    assert steps is not None
+    next(steps)
+    count = len(many_keys())
+    if change == "a new cell":
+        reader.forget("owner")
+        reader.apply(snapshot)
+    else:
+        removals = (1,) if change == "a removal" else ()
+        adds = () if removals else ((count + 1, b"new"),)
+        reader.apply(Interval("owner", FIRST, count, count + 1, adds, removals))
+    assert not outcome(steps)
+    assert reader.at("owner")[0] == FIRST
+    while not reader.swept:
+        reader.sweep()
+    reader.check()
+
+
+def test_a_large_set_is_put_in_order_in_small_steps() -> None:
+    writer, reader = holding(*many_keys()), fresh()
+    reader.apply(known(writer.snapshot("owner")))
+    assert len(list(writer.begin(SECOND))) > 2 * len(many_keys()) // cell.SORTED_KEYS
+    writer.check()
+    assert [key for _, key in writer.elements("owner")] == sorted(many_keys())
+    assert rebased(reader, writer)
+    assert reader.elements("owner") == writer.elements("owner")
+    reader.check()
+
+
+def many_keys() -> list[bytes]:
+    """Enough for a few steps, in no order."""
+    return [bytes([number * 7 % 251, *number.to_bytes(2)]) for number in range(3 * cell.SORTED_KEYS)]
+
+
+def known(delta: Delta | None) -> Delta:
+    assert delta is not None
+    return delta

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from gossip.cell import SORTED_KEYS
 from gossip.comparison import TOLD_MAX
 from gossip.config import Config
 from gossip.counters import Counters
@@ -13,6 +14,7 @@ from gossip.exchange import SERVED_MAX
 from gossip.membership import Claim, Member, Status
 from gossip.messages import (
     BUCKETS,
+    CLAIMS_PER_MESSAGE_MAX,
     Ack,
     Buckets,
     Busy,
@@ -33,8 +35,11 @@ from gossip.messages import (
 )
 from gossip.or_set import BOTTOM, Epoch, Head, Interval, ORSet, Snapshot
 from gossip.outputs import Conflict, Link, Output, Publish, Reply, SaveEpoch, Send, Unlink
+from gossip.overlay import AT_ONCE_MAX as IN_ONE_STEP_MAX
+from gossip.overlay import neighbours
 from gossip.replica import Replica
 from gossip.transfer import PIECE_PAIRS_MAX
+from tests.steps import outcome
 
 BEN_EPOCH = Epoch(1, 5)
 BEN = Member("ben", BEN_EPOCH, "192.0.2.2", 1, 2)
@@ -531,6 +536,42 @@ def test_who_met_nobody_for_very_long_forgets_everything() -> None:
     assert replica.lookup.holders(b"a") == []
     assert replica.set.index.pairs == 0
     assert isinstance(replica.join()[1], Join), "it joins anew"
+
+
+def test_a_large_set_of_a_former_epoch_is_entered_in_steps_and_not_pulled() -> None:
+    keys = [number.to_bytes(2) for number in range(4 * SORTED_KEYS)]
+    replica, his = knowing_ben(*keys)
+    again = replace(BEN, epoch=Epoch(2, 1))
+    outcome(his.begin(again.epoch))
+    outputs = say(replica, heartbeat(his, again), 1.0, 1, again)
+    his.add(b"new")
+    [delta] = [his.diff("ben", again.epoch, len(keys))]
+    assert delta is not None
+    outputs += say(replica, Deltas((delta,)), 1.0, 2, again)
+    assert replica.set.at("ben")[0] == BEN_EPOCH, "it is still being put in order"
+    while replica.deadline == 0.0:
+        outputs += replica.tick(1.0)
+    replica.check()
+    assert replica.set.elements("ben") == his.elements("ben"), "what came meanwhile waited for it"
+    outputs += ticks(replica, 1.9)
+    assert not [message for _, message in sent(outputs) if isinstance(message, Pull)]
+
+
+def test_neighbours_among_very_many_are_looked_for_in_steps_and_one_that_is_forgotten_meanwhile_is_let_be() -> None:
+    replica = started()
+    others = [replace(BEN, name=f"node{number:04}", epoch=Epoch(1, number)) for number in range(1, IN_ONE_STEP_MAX + 2)]
+    for start in range(0, len(others), CLAIMS_PER_MESSAGE_MAX):
+        claims = tuple(map(Claim, others[start : start + CLAIMS_PER_MESSAGE_MAX]))
+        replica.receive(Sender(others[0].name, others[0].epoch), Members(claims), 0.1)
+    wanted = outcome(neighbours("ann", [other.name for other in others]))
+    outputs: list[Output] = []
+    while replica.deadline > 0.0:
+        outputs += replica.tick(replica.deadline)
+    dropped = next(name for name in wanted if name not in replica.membership.linked)
+    replica.membership.forget(dropped)
+    while replica.deadline == 0.0:
+        outputs += replica.tick(1.2)
+    assert sorted(replica.membership.linked) == [name for name in wanted if name != dropped]
 
 
 def test_who_slept_for_very_long_forgets_everything_before_it_listens() -> None:
