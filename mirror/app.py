@@ -16,6 +16,7 @@ import signal
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
@@ -184,7 +185,8 @@ async def create_servers(
 ) -> list[HttpServer]:
     """The client face, which answers from everywhere, and the peer face, which answers from this node alone.
 
-    And the live page for other machines, if it has a token.
+    And the client face once more for each registry that has a port, and the live page for other machines, if it has a
+    token.
     """
 
     def policy() -> Policy:
@@ -228,12 +230,14 @@ async def create_servers(
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
     journal = Journal()
-    client_app = create_registry(
+    create_client = partial(
+        create_registry,
         AllOrNothing(gate),
         journal.face("client", client_face),
         [Middleware(LoopbackDoor, observer=client_face)],
         lists=gate,
     )
+    client_app = create_client()
     client_app.routes.extend(control_routes(live, cluster.hearsay, time.time))
     in_flight = InFlight(transfers)
     explainer = Explainer(holdings, in_flight, peers, upstream, cluster, index, standing, journal, policy)
@@ -275,6 +279,16 @@ async def create_servers(
             settings.grace_s,
             observer=peer_face,
             tls=tls.server_context() if tls else None,
+        ),
+        *(
+            HttpServer(
+                create_client(itself=each.registry, greet=partial(upstream.greet, each.registry)),
+                settings.client_address,
+                each.port,
+                settings.grace_s,
+                observer=client_face,
+            )
+            for each in settings.registry_ports
         ),
     ]
     if settings.page_token_file is not None:

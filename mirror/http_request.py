@@ -1,7 +1,7 @@
 """What a client means: path, query and headers of HTTP, read into types that cannot be wrong.
 
 A mirror stands for many registries, and `?ns=` says which. podman and skopeo send none: there it is the first component
-of the path.
+of the path, or goes with the port (`mirror.registry_ports`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_request(http: HttpRequest, kind: Kind, itself: str, watch: Callable[[St
         range=_read_range(http, reference),
         accept=", ".join(http.headers.getlist("accept")),
         authorization=http.headers.get("authorization"),
-        all_or_nothing=not itself and _named_registry(http.scope["query_string"]) is None,
+        all_or_nothing=_named_registry(http.scope["query_string"]) is None,
         trail=Trail.of(http.headers.get(ID_HEADER), watch),
     )
 

@@ -111,6 +111,7 @@ def answer_node(
             "mirroring": switches(),
             "store_answers": store.answering_since is not None,
             "containerd_socket": str(settings.containerd_socket),
+            "registry_ports": {each.registry: each.port for each in settings.registry_ports},
             "pin_bytes_max": settings.containerd_pin_bytes_max,
             "time": time.time(),
             "me": _member(node.me),

@@ -55,13 +55,15 @@ def create_registry(
     *,
     lists: Lists | None = None,
     itself: str = "",
+    greet: Callable[[str | None], Awaitable[None]] | None = None,
 ) -> Starlette:
     """A read-only registry that answers from `source`, and from `lists` where content is to be discovered.
 
-    A mirror stands for many registries, and each request says which. An app that is one registry itself is given
-    its name, which then goes without saying.
+    A mirror stands for many registries, and each request says which. An app that is one registry itself, or stands for
+    one alone, is given its name, which then goes without saying. `greet` gets the credentials (the header) of whoever
+    asks whether this is a registry, and raises `RefusedError` for those who have to say first who they are.
     """
-    registry = Registry(source, observer, itself)
+    registry = Registry(source, observer, itself, greet)
     discovery = []
     if lists is not None:
         listing = partial(registry.listing, lists)
@@ -86,13 +88,21 @@ def create_registry(
 class Registry:
     """The endpoints of the registry."""
 
-    def __init__(self, source: Source, observer: Observer, itself: str) -> None:
+    def __init__(
+        self, source: Source, observer: Observer, itself: str, greet: Callable[[str | None], Awaitable[None]] | None
+    ) -> None:
         self._source = source
         self._observer = observer
         self._itself = itself
+        self._greet = greet
 
     async def version(self, http: HttpRequest) -> Response:
-        """`/v2/`: this is a registry, and no credentials are needed to say so."""
+        """`/v2/`: this is a registry. Where many are meant, no credentials are needed to say so."""
+        if self._greet is not None:
+            try:
+                await self._greet(http.headers.get("authorization"))
+            except RefusedError as refusal:
+                return self._refusal(Answer(time.monotonic(), http.method), refusal)
         return Response(b"{}", media_type=JSON, headers={"Docker-Distribution-Api-Version": "registry/2.0"})
 
     async def manifest(self, http: HttpRequest) -> Response:

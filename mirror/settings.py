@@ -31,6 +31,7 @@ from mirror.options import (
     words,
 )
 from mirror.peer_tls import TlsFiles
+from mirror.registry_ports import RegistryPort, read_registry_ports
 from mirror.registry_table import RegistrySettings, TableError, read_tables, read_words
 from mirror.toml_lines import line_of
 
@@ -82,6 +83,12 @@ class Settings:
         read_loopback, "Where this machine's runtime asks: a loopback address.", default="127.0.0.1"
     )
     client_port: int = option(read_port, "The port of the client face.", default=29990)
+    registry_ports: tuple[RegistryPort, ...] = option(
+        read_registry_ports,
+        "More ports on client_address that stand for one registry each, for podman and its kin: NAME=PORT, such as "
+        "docker.io=29996, several with commas.",
+        default=(),
+    )
     address: str = option(
         read_address,
         "Where peers and gossip are listened for. Anything but loopback needs a secret_file.",
@@ -219,6 +226,7 @@ class Settings:
         ports = [self.client_port, self.peer_port, self.publish_port, self.router_port, self.metrics_port]
         if self.page_token_file is not None:
             ports.append(self.page_port)
+        ports += [each.port for each in self.registry_ports]
         if len(set(ports)) != len(ports):
             raise SettingsError(f"the ports must differ from each other, but are {ports}")
         if self.secret_file is None and not ip_address(self.address).is_loopback:

@@ -54,6 +54,9 @@ TOKEN_BYTES_MAX: Final = 64 * 1024
 MIRROR_S_MAX: Final = 4.0
 """How long a mirror before the registry may take to answer; with the two waits above it stays below 25 s."""
 
+GREETING_S_MAX: Final = 4.0
+"""How long a registry may take to say whether it wants to know who asks."""
+
 RELAYED_HEADERS: Final = ("WWW-Authenticate", "Content-Type", "Docker-Distribution-Api-Version", "Retry-After")
 
 
@@ -123,6 +126,19 @@ class Upstream:
         if token is None:
             raise UnavailableError(f"the token server of {registry} gave no token")
         return token
+
+    async def greet(self, registry: str, authorization: str | None) -> None:
+        """Ask the registry whether it wants to know who asks; raises `RefusedError` with its challenge if it does.
+
+        One that does not answer wants nothing: what the cluster knows of it can be had.
+        """
+        headers = {} if authorization is None else {"Authorization": authorization}
+        with suppress(UnavailableError, TimeoutError):
+            async with asyncio.timeout(GREETING_S_MAX):
+                response = await self._send("GET", registry, self._registries.endpoints(registry)[-1], "/v2/", headers)
+                if response.status == 401:
+                    raise await _failure(registry, response)
+                response.close()
 
     async def list(self, request: ListingRequest) -> Listing:
         """Ask for one page of a list of tags or referrers."""

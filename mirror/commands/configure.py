@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.commands import Commands
+from mirror.registries_conf import REGISTRIES_CONF
+from mirror.registry_ports import read_registry_ports
 from mirror.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from mirror.atomic_files import Change
 
 CERTS_DIR = Path("/etc/containerd/certs.d")
-REGISTRIES_CONF = Path("/etc/containers/registries.conf")
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -49,6 +50,13 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="NAME[=URL]",
         help="for containerd also make a directory for this registry; URL says where it is when the mirror does not "
         "answer, if that is not https://NAME. podman is led to the mirror for these alone. May be repeated",
+    )
+    configure.add_argument(
+        "--registry-ports",
+        default="",
+        metavar="NAME=PORT,...",
+        help="the agent's ports that stand for one registry each, as in its setting of that name; for these "
+        "registries podman is led there",
     )
     configure.add_argument(
         "--mode",
@@ -88,11 +96,15 @@ def _configure(options: argparse.Namespace) -> int:
     if "containerd" in runtimes:
         changes += hosts.configure(for_containerd)
     if "podman" in runtimes:
-        if not registries:
+        try:
+            ports = read_registry_ports(options.registry_ports)
+        except ValueError as error:
+            raise SettingsError(f"--registry-ports: {options.registry_ports!r} is not allowed; {error}") from error
+        names = [*registries, *(each.registry for each in ports)]
+        if not names:
             raise SettingsError("podman has no mirror for every registry: name some, such as --registry docker.io")
-        names = list(registries)
         changes += registries_conf.configure(
-            registries_conf.RegistriesConf(options.registries_conf, options.mirror, names, mode)
+            registries_conf.RegistriesConf(options.registries_conf, options.mirror, names, mode, ports)
         )
     return _report(changes)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mirror.commands import Commands
 from mirror.commands.configure import CERTS_DIR
 from mirror.local_client import add_agent_option
+from mirror.registries_conf import REGISTRIES_CONF
 
 if TYPE_CHECKING:
     import argparse
@@ -35,6 +36,8 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
                         help="where hosts.toml files are [default: %(default)s]")  # fmt: skip
     doctor.add_argument("--containerd-config", type=Path, default=CONFIG, metavar="FILE",
                         help="containerd's configuration [default: %(default)s]")  # fmt: skip
+    doctor.add_argument("--registries-conf", type=Path, default=REGISTRIES_CONF, metavar="FILE",
+                        help="podman's registries.conf [default: %(default)s]")  # fmt: skip
     doctor.add_argument("--containerd-socket", type=Path, metavar="FILE",
                         help="containerd's socket [default: the one that the agent uses]")  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -45,7 +48,8 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     from mirror.doctor import Places, diagnose, gather
 
-    places = Places(options.agent, options.certs_dir, options.containerd_config, options.containerd_socket)
+    files = (options.certs_dir, options.containerd_config, options.containerd_socket, options.registries_conf)
+    places = Places(options.agent, *files)
     findings = diagnose(asyncio.run(gather(places)))
     if options.json:
         print(json.dumps([asdict(finding) | {"level": finding.level.name.lower()} for finding in findings], indent=2))

@@ -249,6 +249,33 @@ def _check_hosts_file(facts: Facts, file: HostsFile) -> Iterator[Finding]:
         )
 
 
+def check_podman(facts: Facts) -> Iterator[Finding]:
+    """Is podman led to where the agent stands for the registry?"""
+    if facts.agent is None or not facts.podman:
+        return
+    ports = facts.agent["registry_ports"]
+    good = []
+    for mirror in facts.podman:
+        registry, slash, path = mirror.place.partition("/")
+        host = urlsplit(facts.agent_url)
+        places = {f"{host.netloc}/{mirror.place}"}
+        if registry in ports:
+            places.add(f"{host.netloc.removesuffix(f':{host.port}')}:{ports[registry]}{slash}{path}")
+        if mirror.location in places:
+            good.append(mirror.prefix)
+            continue
+        yield Finding(
+            "podman",
+            Level.PROBLEM,
+            f"podman is led to {mirror.location} for {mirror.prefix}, where the agent does not stand for {registry}.",
+            "podman then pulls from the registry as if there were no mirror.",
+            f"Run `skvaller configure --runtime podman` again, with --registry-ports as the agent has it "
+            f"({','.join(f'{name}={port}' for name, port in ports.items()) or 'none'}) or with --registry {registry}.",
+        )
+    if good:
+        yield Finding("podman", Level.OK, f"podman asks the mirror for {', '.join(good)}.")
+
+
 def check_probe(facts: Facts) -> Iterator[Finding]:
     """The proof: was the agent asked?"""
     probe = facts.probe
@@ -273,6 +300,7 @@ NODE_CHECKS: Final[tuple[Check, ...]] = (
     check_probe,
     check_config_path,
     check_hosts,
+    check_podman,
     check_layers,
 )
 

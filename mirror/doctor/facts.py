@@ -34,6 +34,15 @@ class HostsFile:
 
 
 @dataclass(frozen=True, slots=True)
+class PodmanMirror:
+    """A mirror in our drop-in for podman: at `location`, for images with `prefix`, which are at `place` without it."""
+
+    prefix: str
+    place: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """The pull of an image that cannot exist: whether the agent was asked for it; None: it could not be tried."""
 
@@ -58,7 +67,7 @@ class Facts:
 
     `agent` is what its local API says of itself (`mirror.local_api.answer_node`); `foreign` is True when something else
     answers there. `hosts` is None when the directory of hosts.toml files is not there. `clock_offsets_s` has, by name,
-    by how much other nodes' clocks are ahead of this one's.
+    by how much other nodes' clocks are ahead of this one's. `podman` is empty where podman is not led here.
     """
 
     agent_url: str
@@ -71,6 +80,7 @@ class Facts:
     certs_dir: Path
     hosts: tuple[HostsFile, ...] | None
     probe: Probe
+    podman: tuple[PodmanMirror, ...] = ()
     reach: tuple[Reach, ...] = ()
     seeds: tuple[Reach, ...] = ()
     clock_offsets_s: Mapping[str, float] = field(default_factory=dict)

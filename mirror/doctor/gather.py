@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mirror.atomic_files import FILE_BYTES_MAX
 from mirror.doctor.containerd_config import ConfigFileError, effective, load
-from mirror.doctor.facts import Facts, HostsFile, Probe, Reach, Runtime
+from mirror.doctor.facts import Facts, HostsFile, PodmanMirror, Probe, Reach, Runtime
 from mirror.errors import UnavailableError
 from mirror.hosts import DEFAULT_DIRECTORY, FILE_NAME
 from mirror.local_client import AgentError, NoAgentError, ask_agent
+from mirror.registries_conf import REGISTRIES_CONF, drop_in
 from mirror.stores.containerd.runtime import NoCriError, open_runtime
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Places:
     certs_dir: Path
     config: Path
     socket: Path | None = None
+    registries_conf: Path = REGISTRIES_CONF
 
 
 async def gather(places: Places) -> Facts:
@@ -80,6 +82,7 @@ async def gather(places: Places) -> Facts:
         certs_dir=places.certs_dir,
         hosts=hosts,
         probe=probe,
+        podman=_read_podman(drop_in(places.registries_conf)),
         reach=tuple(await asyncio.gather(*reach)),
         seeds=tuple(await asyncio.gather(*seeds)),
         clock_offsets_s={
@@ -185,6 +188,21 @@ def _read_hosts_file(directory: str, path: Path) -> HostsFile:
     except (ValueError, TypeError, AttributeError) as error:
         return HostsFile(directory, path, error=str(error))
     return HostsFile(directory, path, listed)
+
+
+def _read_podman(path: Path) -> tuple[PodmanMirror, ...]:
+    """The mirrors on this machine in our drop-in for registries.conf; none when there is no such file."""
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.loads(file.read(FILE_BYTES_MAX).decode()).get("registry", [])
+        mirrors = [(table, str(mirror["location"])) for table in tables for mirror in table.get("mirror", ())]
+        return tuple(
+            PodmanMirror(str(table["prefix"]), str(table["location"]), location)
+            for table, location in mirrors
+            if location.startswith(("127.0.0.1:", "localhost:", "[::1]:"))
+        )
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return ()
 
 
 async def _seeds(agent: Agent) -> list[tuple[str, int]]:

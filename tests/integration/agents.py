@@ -82,10 +82,11 @@ class Agent:
         """Run one of the product's commands on the node; returns what it printed. Raises `CommandError`."""
         return await self.node.run(*COMMAND, *arguments, environment={"PYTHONPATH": str(ROOT)})
 
-    async def configure_podman(self, registry: str) -> None:
-        """Lead podman and skopeo on the node to the agent, with the product's own command."""
+    async def configure_podman(self, registry: str, port: int | None = None) -> None:
+        """Lead podman and skopeo on the node to the agent, with the product's own command: to a path, or a port."""
         places = ("--registries-conf", str(self.node.registries_conf))
-        await self.command("configure", "--runtime", "podman", "--registry", registry, *places)
+        which = ("--registry", registry) if port is None else ("--registry-ports", f"{registry}={port}")
+        await self.command("configure", "--runtime", "podman", *which, *places)
 
     async def configure_containerd(self) -> None:
         """Lead the node's containerd to the agent, with the product's own command."""

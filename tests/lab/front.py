@@ -107,8 +107,9 @@ class TokenIssuer:
     service = "lab-registry"
     issuer = "lab-token-server"
 
-    def __init__(self, username: str, password: str, lifetime_s: int = 300) -> None:
+    def __init__(self, username: str, password: str, lifetime_s: int = 300, *, public: bool = False) -> None:
         self._credentials = (username, password)
+        self._public = public
         self._lifetime_s = lifetime_s
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, self.issuer)])
@@ -137,8 +138,8 @@ class TokenIssuer:
             credentials = (str(form.get("username", "")), str(form.get("password", "")))
         if credentials is not None and credentials != self._credentials:
             return web.json_response({"errors": [{"code": "UNAUTHORIZED"}]}, status=401)
-        # Nobody in particular gets a token that opens nothing, as with real registries.
-        scopes = str(form.get("scope", "")).split() if credentials else []
+        # Nobody in particular gets a token that opens nothing that is private, as with real registries.
+        scopes = str(form.get("scope", "")).split() if credentials or self._public else []
         token = self._token([_access(scope) for scope in scopes])
         return web.json_response({"token": token, "access_token": token, "expires_in": self._lifetime_s})
 

@@ -57,6 +57,8 @@ class Node:
         self.certs_d = directory / "certs.d"
         self.content_dir = directory / "root" / "io.containerd.content.v1.content"
         self.processes: list[Process] = []
+        self.login_at = ""
+        """Where podman and skopeo give their credentials, if not to the registry: the place of a mirror."""
         self.registries_conf = directory / "home" / ".config" / "containers" / "registries.conf"
         self._registries: dict[str, tuple[str, list[str]]] = {}
         self.certs_d.mkdir(parents=True)
@@ -235,11 +237,11 @@ state = "{self.directory}/state"
     def _login(self, image: str, auth: tuple[str, str] | None) -> dict[str, str]:
         """The environment in which podman and skopeo read this node's registries.conf, and know these credentials.
 
-        The credentials are for the registry's location: these clients look there once registries.conf has led
-        them elsewhere than the image's name says, and never send them to a mirror.
+        The credentials are for `login_at`, or else the registry's location: these clients look there once
+        registries.conf has led them elsewhere than the image's name says, and never send them to a mirror.
         """
         encoded = base64.b64encode(":".join(auth or ()).encode()).decode()
-        location = self._registries[image.partition("/")[0]][0]
+        location = self.login_at or self._registries[image.partition("/")[0]][0]
         auth_file = self.directory / "auth.json"
         auth_file.write_text(json.dumps({"auths": {location: {"auth": encoded}} if auth else {}}))
         return {"REGISTRY_AUTH_FILE": str(auth_file), "HOME": str(self.directory / "home")}

@@ -25,11 +25,15 @@ START_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who may use a private registry, and how it asks: HTTP Basic, or Bearer tokens from a token server."""
+    """Who may use a private registry, and how it asks: HTTP Basic, or Bearer tokens from a token server.
+
+    With `public`, whoever names nobody gets tokens too, and they open pulls: as at Docker Hub.
+    """
 
     username: str
     password: str
     scheme: Literal["basic", "bearer"] = "bearer"
+    public: bool = False
 
 
 class Registry:
@@ -42,7 +46,9 @@ class Registry:
         self.address = f"{host}:{port}"
         self._directory = directory
         self._backend = (host, port + 1)
-        issuer = TokenIssuer(login.username, login.password) if login and login.scheme == "bearer" else None
+        issuer = None
+        if login and login.scheme == "bearer":
+            issuer = TokenIssuer(login.username, login.password, public=login.public)
         self._front = Front(host, port, f"http://{host}:{port + 1}", issuer)
         directory.mkdir()
         configuration = directory / "config.yml"

@@ -15,7 +15,9 @@ from mirror.cli import main
 from mirror.commands.doctor import finding_lines
 from mirror.doctor import Facts, Finding, Level, Places, diagnose, gather
 from mirror.doctor.containerd_config import Effective
-from mirror.doctor.facts import HostsFile, Probe, Reach, Runtime
+from mirror.doctor.facts import HostsFile, PodmanMirror, Probe, Reach, Runtime
+from mirror.registries_conf import DROP_IN, RegistriesConf, configure
+from mirror.registry_ports import RegistryPort
 from tests.serving import HOST, answering, free_port, scripted
 
 CERTS = Path("/etc/containerd/certs.d")
@@ -32,6 +34,7 @@ AGENT: dict[str, Any] = {
     "store_answers": True,
     "containerd_socket": "/run/containerd/containerd.sock",
     "pin_bytes_max": 0,
+    "registry_ports": {"docker.io": 29996},
     "members": [{"name": "b", "zone": "z1"}],
     "refused_connections": 0,
     "refused_peers": 0,
@@ -136,6 +139,20 @@ WRONG: dict[str, tuple[Facts, str, Level, str, str]] = {
         Level.PROBLEM,
         "did not ask",
         "restart containerd",
+    ),
+    "podman is led to a port that is somebody else's": (
+        replace(WELL, podman=(PodmanMirror("ghcr.io", "ghcr.io", "127.0.0.1:29996"),)),
+        "podman",
+        Level.PROBLEM,
+        "does not stand for ghcr.io",
+        "docker.io=29996",
+    ),
+    "podman is led to another agent's path": (
+        replace(WELL, podman=(PodmanMirror("docker.io", "docker.io", "127.0.0.1:1/docker.io"),)),
+        "podman",
+        Level.PROBLEM,
+        "127.0.0.1:1/docker.io",
+        "--registry docker.io",
     ),
     "a pull could not be tried": (
         replace(WELL, probe=Probe(None, "no agent")),
@@ -467,3 +484,24 @@ async def test_hosts_files_are_read_or_told(
     facts = await gather(Places(f"http://{HOST}:{free_port()}", tmp_path, tmp_path / "c", tmp_path / "socket"))
     assert facts.hosts is not None
     assert right(facts.hosts[0])
+
+
+async def test_podman_is_well_led_to_a_path_and_to_a_port(tmp_path: Path) -> None:
+    said = json.dumps(agent(members=[], containerd_socket=str(tmp_path))).encode()
+    file = tmp_path / "registries.conf"
+    async with scripted(answering("200 OK", [f"Content-Length: {len(said)}"], said)) as local:
+        ports = (RegistryPort("docker.io", 29996),)
+        configure(RegistriesConf(file, local.url, ["docker.io", "quay.io"], ports=ports))
+        facts = await gather(Places(local.url, tmp_path, tmp_path / "c", tmp_path / "socket", file))
+    findings = [finding for finding in diagnose(facts) if finding.check == "podman"]
+    assert [(finding.level, finding.what) for finding in findings] == [
+        (Level.OK, "podman asks the mirror for docker.io, quay.io.")
+    ]
+
+
+@pytest.mark.parametrize("text", ["[", "registry = 1", "[[registry]]\nprefix = 1", "[[registry]]\nmirror = [1]"])
+async def test_a_drop_in_that_cannot_be_read_is_no_finding(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.conf.d").mkdir()
+    (tmp_path / "r.conf.d" / DROP_IN).write_text(text)
+    facts = await gather(Places(URL, tmp_path, tmp_path / "c", tmp_path / "socket", tmp_path / "r.conf"))
+    assert facts.podman == ()

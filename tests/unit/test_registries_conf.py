@@ -14,6 +14,7 @@ from mirror.atomic_files import Action, FileTextError
 from mirror.cli import main
 from mirror.hosts import Mode
 from mirror.registries_conf import DROP_IN, RegistriesConf, cleanup, configure, text_with_mirror
+from mirror.registry_ports import RegistryPort
 from tests.unit.test_hosts import put, tree
 
 MIRROR = "http://127.0.0.1:29990"
@@ -138,6 +139,29 @@ def test_what_other_drop_ins_say_counts_in_their_order(tmp_path: Path) -> None:
     assert tree(tmp_path) == original
 
 
+@pytest.mark.parametrize(
+    ("location", "registry", "mirror"),
+    [
+        ("docker.io", "docker.io", "127.0.0.1:29996"),
+        ("docker.io/library", "docker.io", "127.0.0.1:29996/library"),
+        ("reg.example:5000", "reg.example:5000", "127.0.0.1:29997"),
+        ("reg.example:5000/team", "reg.example:5000", "127.0.0.1:29997/team"),
+        ("quay.io", "quay.io", "127.0.0.1:29990/quay.io"),
+    ],
+)
+def test_a_registry_that_has_a_port_is_asked_for_there(location: str, registry: str, mirror: str) -> None:
+    ports = [RegistryPort("docker.io", 29996), RegistryPort("reg.example:5000", 29997)]
+    document = {"registry": [{"prefix": registry, "location": location}]}
+    text, skipped = text_with_mirror([document], MIRROR, [registry], Mode.PREPEND, ports)
+    (table,) = tomllib.loads(text)["registry"]
+    assert table == {
+        "prefix": registry,
+        "location": location,
+        "mirror": [{"location": mirror, "insecure": True}],
+    }
+    assert not skipped
+
+
 @pytest.mark.parametrize(("mode", "order"), [(Mode.PREPEND, [0, 1]), (Mode.APPEND, [1, 0]), (Mode.KEEP, [])], ids=str)
 def test_the_mode_says_where_the_mirror_goes(mode: Mode, order: list[int]) -> None:
     mirrors = [ours("docker.io"), {"location": "cache.example"}]
@@ -187,6 +211,11 @@ def test_the_command_configures_both_runtimes_and_cleans_up_after_both(
     places = ["--certs-dir", str(tmp_path / "certs.d"), "--registries-conf", str(tmp_path / "c" / "registries.conf")]
     assert run(["configure", *places, "--runtime", "podman"]) == 2
     assert "name some" in capsys.readouterr().err
+    assert run(["configure", *places, "--runtime", "podman", "--registry-ports", "docker.io"]) == 2
+    assert "NAME=PORT" in capsys.readouterr().err
+    podman = ["--runtime", "podman", "--registry-ports", "docker.io=29996"]
+    assert run(["configure", *places, *podman, "--runtime", "containerd"]) == 0
+    assert '"127.0.0.1:29996"' in (tmp_path / "c" / "registries.conf.d" / DROP_IN).read_text()
     assert run(["configure", *places, "--runtime", "podman", "--runtime", "containerd", "--registry", "docker.io"]) == 0
     assert sorted(path.name for path in tmp_path.rglob("*.*") if path.is_file()) == [
         "hosts.toml",
