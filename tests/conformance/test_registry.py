@@ -45,6 +45,7 @@ REGISTRY = "registry.test"
 NAME = "lib/app"
 MAC = PeerMac(b"k" * 32)
 TARGET = Target("b", "1.1")
+SPOILED = Digest.of(b"bytes", "sha512")
 
 
 @dataclass
@@ -64,12 +65,22 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     ]
     manifest = build_image(layout, f"{REGISTRY}/{NAME}:v1", {"amd64": layers}).digest
     document = json.loads((layout / "blobs/sha256" / manifest.hex).read_bytes())
+    for file in (layout / "blobs/sha256").iterdir():
+        (layout / "blobs/sha512").mkdir(exist_ok=True)
+        (layout / "blobs/sha512" / by_sha512(layout, Digest("sha256", file.name)).hex).write_bytes(file.read_bytes())
+    (layout / "blobs/sha512" / SPOILED.hex).write_bytes(b"other bytes")
     return Image(layout, manifest, [(Digest.parse(layer["digest"]), layer["size"]) for layer in document["layers"]])
+
+
+def by_sha512(layout: Path, digest: Digest) -> Digest:
+    """The other name of an object."""
+    return Digest.of((layout / "blobs/sha256" / digest.hex).read_bytes(), "sha512")
 
 
 @dataclass
 class Face:
     url: str
+    layout: Path
     session: aiohttp.ClientSession
     manifest: Digest
     layers: list[tuple[Digest, int]]
@@ -104,7 +115,7 @@ async def face(
         pull = Pull(store, peers, upstream, herd, transfers=transfers, suspicion=suspicion)
         url = await stack.enter_async_context(serving(create_registry(gated(pull, upstream), metrics.face("client"))))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Face(url, session, image.manifest, image.layers, request.param)
+        yield Face(url, image.layout, session, image.manifest, image.layers, request.param)
 
 
 async def test_the_version_endpoint_answers(face: Face) -> None:
@@ -125,6 +136,29 @@ async def test_a_manifest_is_found_by_tag_and_by_digest(face: Face) -> None:
             assert face.manifest.matches(data)
             assert response.headers["Content-Length"] == head.headers["Content-Length"] == str(len(data))
             assert response.headers["Skvaller-Source"] == face.origin
+
+
+async def test_objects_are_found_by_sha512_too(face: Face) -> None:
+    objects = [(f"{NAME}/manifests", face.manifest), *((f"{NAME}/blobs", digest) for digest, _ in face.layers)]
+    for path, digest in objects:
+        other = by_sha512(face.layout, digest)
+        async with face.request("HEAD", f"{path}/{other}") as head:
+            assert (head.status, head.headers["Docker-Content-Digest"]) == (200, str(other))
+        async with face.request("GET", f"{path}/{other}") as response:
+            data = await response.read()
+            assert (response.status, response.headers["Docker-Content-Digest"]) == (200, str(other))
+            assert response.headers["Skvaller-Source"] == face.origin
+            assert other.matches(data)
+        async with face.request("GET", f"{path}/{other}", Range="bytes=100-") as part:
+            assert (part.status, await part.read()) == (206, data[100:])
+
+
+async def test_bytes_that_a_sha512_does_not_stand_for_are_not_passed_on(face: Face) -> None:
+    if face.origin == "store":
+        pytest.skip("what the own store has was verified when it came")
+    async with face.request("GET", f"{NAME}/blobs/{SPOILED}") as response:
+        assert response.status in {404, 503}
+        assert b"other bytes" not in await response.read()
 
 
 async def test_a_blob_is_given_whole(face: Face) -> None:
