@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -259,20 +257,3 @@ def test_the_hook_cleans_up_as_the_pods_do_and_is_left_out_where_there_is_nothin
     assert "skvaller cleanup --certs-dir /certs.d" in cleanup["args"][0]
     for nothing in ("--set=hosts.enabled=false", "--set=hosts.cleanupSeconds=0"):
         assert "helm.sh/hook" not in render(nothing)
-
-
-def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
-    """The values' names; a list and an empty table is one value."""
-    found: set[str] = set()
-    for name, value in values.items():
-        nested = isinstance(value, dict) and value and name not in {"resources", "nodeSelector", "labels"}
-        found |= leaves(value, f"{prefix}{name}.") if nested else {prefix + name}
-    return found
-
-
-def test_the_readme_has_a_row_for_every_value_and_the_schema_knows_them_all() -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    table = (ROOT / "k8s" / "README.md").read_text().partition("## Values")[2]
-    rows = re.findall(r"^\| `([A-Za-z.]+)` \|", table, re.MULTILINE)
-    assert set(rows) == leaves(values)
-    assert json.loads((CHART / "values.schema.json").read_text())["properties"].keys() - {"global"} == values.keys()
