@@ -17,6 +17,7 @@ from mirror.cluster import Cluster
 from mirror.elements import content_key, group_of
 from mirror.oci import Digest, Repository, Tag
 from tests.lab import Lab, Node, Registry
+from tests.lab.process import Process
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = (sys.executable, "-m", "mirror")
@@ -27,16 +28,24 @@ SECRET = bytes(range(64, 112))
 
 
 class Agent:
-    """The agent of one node, with the containerd store. `process` is its process: stop, kill or pause it."""
+    """The agent of one node, with the containerd store. `process` is its process: stop, kill or pause it.
+
+    `code` is the directory of the packages that it runs.
+    """
 
     def __init__(
-        self, node: Node, seeds: str, registries: Sequence[Registry], extra: Sequence[str | Path] = ()
+        self,
+        node: Node,
+        seeds: str,
+        registries: Sequence[Registry],
+        extra: Sequence[str | Path] = (),
+        code: Path = ROOT,
     ) -> None:
         self.node = node
         store = ("--store", "containerd", "--containerd-socket", node.socket)
         secret_file = node.directory / "secret"
         secret_file.write_bytes(SECRET)
-        command: list[str | Path] = [
+        self._command: list[str | Path] = [
             *COMMAND,
             "serve",
             *("--name", node.name),
@@ -48,7 +57,17 @@ class Agent:
             *("--registries", " ".join(f"{registry.name}={registry.url}" for registry in registries)),
             *extra,
         ]
-        self.process = node.process("agent", command, {"PYTHONPATH": str(ROOT)})
+        self.process = self._process(code)
+
+    async def update(self, code: Path, within_s: float = READY_TIMEOUT_S) -> None:
+        """Stop it, and start that of another version in its place; returns when that says that it is ready."""
+        await self.process.stop()
+        self.process = self._process(code)
+        await self.start(within_s)
+
+    def _process(self, code: Path) -> Process:
+        # Safe: without the directory in which the tests run, which would come first.
+        return self.node.process("agent", self._command, {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"})
 
     async def start(self, within_s: float = READY_TIMEOUT_S) -> None:
         """Start it; returns when it says that it is ready."""
@@ -99,6 +118,7 @@ async def start_agents(
     extra: Sequence[str] = (),
     zones: int = 1,
     within_s: float = READY_TIMEOUT_S,
+    code: Path = ROOT,
 ) -> list[Agent]:
     """An agent on each node, each with all as its seeds; each node's containerd led to its agent.
 
@@ -106,7 +126,7 @@ async def start_agents(
     """
     seeds = ",".join(f"{node.address}:{ROUTER_PORT}" for node in nodes)
     agents = [
-        Agent(node, seeds, registries, ("--zone", f"zone-{number % zones}", *extra))
+        Agent(node, seeds, registries, ("--zone", f"zone-{number % zones}", *extra), code)
         for number, node in enumerate(nodes)
     ]
     await asyncio.gather(*(agent.start(within_s) for agent in agents))

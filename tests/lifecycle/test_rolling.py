@@ -1,4 +1,4 @@
-"""Twenty agents that restart, and twenty nodes that crash, one after another, while images are pulled all the time.
+"""Twenty agents restart, are updated, or lose their nodes, one after another, while images are pulled all the time.
 
 It prints how many pulls there were, and how many of them the runtime completed past the mirror, as it does for each
 object that its node's agent does not answer for.
@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.integration.agents import Agent, eventually, start_agents
+from tests.integration.agents import ROOT, Agent, eventually, start_agents
 from tests.lab.node import PullError
+from tests.lifecycle import versions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.lab import Lab, Node, Registry
 
 NODES: Final = 20
@@ -123,14 +126,15 @@ async def crash(load: Load, agent: Agent) -> None:
     load.give(node)
 
 
-@pytest.mark.parametrize("roll", [restart, crash])
-async def test_no_pull_fails_while_all_agents_or_all_nodes_go_and_come_back_in_turns(
-    roll: Roll, lab: Lab, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def roll_all(lab: Lab, roll: Roll, code: Path = ROOT) -> tuple[list[Agent], Count]:
+    """Start twenty agents of these packages, and roll one after another while images are pulled.
+
+    Returns the agents, which have met again, and what became of the pulls.
+    """
     registry = await lab.add_registry()
     nodes = await lab.add_nodes(NODES)
     load = Load(lab.gateway, registry, nodes, seed=1)
-    agents = await start_agents(nodes, registry, within_s=START_S_MAX)
+    agents = await start_agents(nodes, registry, within_s=START_S_MAX, code=code)
     await load.publish(nodes)
     pullers = [asyncio.create_task(load.pull(puller)) for puller in range(PULLERS)]
     try:
@@ -142,14 +146,61 @@ async def test_no_pull_fails_while_all_agents_or_all_nodes_go_and_come_back_in_t
         for puller in pullers:
             puller.cancel()
         await asyncio.wait(pullers)
-    count = load.count
-    with capsys.disabled():
-        sys.stdout.write(f"\n{roll.__name__}: {count.pulls} pulls, {count.fell_back} past the mirror for some object\n")
-    assert count.failures == []
-    assert count.pulls >= NODES
-    assert count.fell_back <= count.pulls // 2
+    await met(agents)
+    return agents, load.count
+
+
+async def met(agents: list[Agent]) -> None:
+    """Wait until each agent sees all others. Raises `TimeoutError`."""
 
     async def all_met() -> bool:
         return [await agent.metric("skvaller_gossip_members_normal") for agent in agents] == [NODES - 1] * NODES
 
     await eventually(all_met, START_S_MAX)
+
+
+def check(count: Count, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Print the count; no pull failed, and most of them took everything through the mirror."""
+    with capsys.disabled():
+        sys.stdout.write(f"\n{what}: {count.pulls} pulls, {count.fell_back} past the mirror for some object\n")
+    assert count.failures == []
+    assert count.pulls >= NODES
+    assert count.fell_back <= count.pulls // 2
+
+
+@pytest.mark.parametrize("roll", [restart, crash])
+async def test_no_pull_fails_while_all_agents_or_all_nodes_go_and_come_back_in_turns(
+    roll: Roll, lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, count = await roll_all(lab, roll)
+    check(count, roll.__name__, capsys)
+
+
+async def test_no_pull_fails_while_agents_from_before_the_herd_are_updated_in_turns(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def update(_: Load, agent: Agent) -> None:
+        assert "skvaller_herd_total" not in (await agent.fetch("metrics") or "skvaller_herd_total")
+        await agent.update(ROOT, START_S_MAX)
+        assert "skvaller_herd_total" in (await agent.fetch("metrics") or "")
+
+    older = versions.before(tmp_path)
+    _, count = await roll_all(lab, update, older)
+    check(count, f"update from {versions.BEFORE[:7]}", capsys)
+
+
+async def test_no_pull_fails_while_agents_are_updated_to_the_next_protocol_in_turns_and_one_goes_back(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = versions.following(tmp_path)
+    assert versions.protocol(newer) == versions.protocol(ROOT) + 1
+
+    async def update(_: Load, agent: Agent) -> None:
+        # It was never spoken to in words that it does not know.
+        assert await agent.metric("skvaller_gossip_dropped_total", reason="version") == 0
+        await agent.update(newer, START_S_MAX)
+
+    agents, count = await roll_all(lab, update)
+    check(count, "update to the next protocol", capsys)
+    await agents[0].update(ROOT, START_S_MAX)
+    await met(agents)
