@@ -37,7 +37,7 @@ def require(**packages: str) -> None:
 
 def helm(*arguments: str | Path, timeout_s: float = COMMAND_S_MAX) -> str:
     """What a helm command prints. Raises `HelmError`."""
-    done = subprocess.run([_helm(), *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+    done = subprocess.run([helm_program(), *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
     if done.returncode != 0:
         raise HelmError(done.stdout + done.stderr)
     return done.stdout
@@ -50,7 +50,8 @@ def render(*arguments: str | Path) -> str:
     return helm("template", *release, "--kube-version", KUBE_VERSION, *arguments)
 
 
-def _helm() -> Path:
+def helm_program() -> Path:
+    """Where helm is; built unless it is there already."""
     directory = CACHE / f"helm-{HELM_VERSION}"
     if not (directory / "helm").exists():
         require(go="Go, https://go.dev/dl")

@@ -1,19 +1,17 @@
-"""What can be said of the chart's files without helm: the values, their schema, their table, the rendered manifests.
-
-What the chart renders is held by `tests.k8s`, which builds helm first.
-"""
+"""The chart's values, their schema, their table and their use, as far as that can be told without helm."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 import jsonschema
 import pytest
 import yaml
 
-from mirror.settings import load
+from mirror.settings import Settings
 from tests.k8s.render_manifests import MANIFESTS, VALUES
 from tests.k8s.tools import CHART, ROOT
 
@@ -68,18 +66,12 @@ def test_every_value_is_used_by_a_template_and_no_template_uses_another() -> Non
     assert {part for part in used if not any(f"{name}.".startswith(f"{part}.") for name in names)} == set()
 
 
-def test_the_manifests_are_an_agents_with_settings_that_it_takes_and_no_rights_in_the_api() -> None:
+def test_the_manifests_have_no_rights_in_the_api_and_the_ports_of_the_settings() -> None:
     parts = {part["kind"]: part for part in yaml.safe_load_all(MANIFESTS.read_text())}
     assert parts.keys() == {"DaemonSet", "Service", "ServiceAccount"}
     pod = parts["DaemonSet"]["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     [agent] = [part for part in pod["containers"] if part["name"] == "agent"]
-    given = {entry["name"]: entry.get("value", "10.0.0.7") for entry in agent["env"]}
-    settings = load({}, given, None)
-    assert (settings.store, settings.name) == ("containerd", "10.0.0.7")
-    assert {part["name"]: part["containerPort"] for part in agent["ports"]} == {
-        "peer": settings.peer_port,
-        "publish": settings.publish_port,
-        "router": settings.router_port,
-        "metrics": settings.metrics_port,
-    }
+    defaults = {setting.name: setting.default for setting in fields(Settings)}
+    ports = {part["name"]: part["containerPort"] for part in agent["ports"]}
+    assert ports == {name: defaults[f"{name}_port"] for name in ("peer", "publish", "router", "metrics")}

@@ -10,6 +10,7 @@ with it.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.lab.cache import BUILD_TIMEOUT_S, cached, go_install, run
 
 KUBERNETES_VERSION: Final = "1.37.2"
 COREDNS_VERSION: Final = "1.15.0"
+OPERATOR_VERSION: Final = "0.85.0"
+"""Of the Prometheus operator."""
 PROGRAMS: Final = ("kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler")
 JOBS: Final = "2"
 """Packages that are compiled at a time; each may take a gigabyte."""
@@ -35,6 +38,14 @@ def coredns() -> Path:
     """The DNS server that most clusters have; built unless it is there already. Raises `tests.lab.cache.FetchError`."""
     package = f"github.com/coredns/coredns@v{COREDNS_VERSION}"
     return cached(f"coredns-{COREDNS_VERSION}", lambda work: go_install(work / "bin", package)) / "coredns"
+
+
+def operators_kinds() -> list[Path]:
+    """The Prometheus operator's definitions of the kinds that the chart makes. Raises `tests.lab.cache.FetchError`."""
+    module = f"github.com/prometheus-operator/prometheus-operator@v{OPERATOR_VERSION}"
+    directory = Path(json.loads(run("go", "mod", "download", "-json", module, timeout_s=600))["Dir"])
+    names = ("podmonitors", "prometheusrules")
+    return [directory / "example" / "prometheus-operator-crd" / f"monitoring.coreos.com_{name}.yaml" for name in names]
 
 
 def _build(work: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -14,8 +13,9 @@ from mirror.commands.untaint import remove_taint
 from mirror.election import LEASE_DURATION_S, RENEW_S
 from mirror.kubernetes import ApiError, KubernetesApi
 from tests.integration.agents import eventually
-from tests.k8s.cluster.build import KUBERNETES_VERSION
+from tests.k8s.cluster.build import KUBERNETES_VERSION, operators_kinds
 from tests.k8s.render_manifests import MANIFESTS
+from tests.k8s.test_chart import EVERYTHING
 from tests.k8s.tools import CHART, ROOT, helm
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ TAINT: Final = "skvaller.example/starting"
 OPTIONAL: Final = f"--set=seeding.lease=true,startupTaint={TAINT},dashboards.enabled=true"
 ACCOUNT: Final = "system:serviceaccount:skvaller:skvaller"
 SEED_S_MAX: Final = 10
+CALL_S_MAX: Final = 2
+"""Of a busy machine's API server."""
 MERGE: Final = "application/merge-patch+json"
 
 pytestmark = pytest.mark.timeout(3600)  # the first test builds Kubernetes
@@ -50,8 +52,11 @@ async def test_every_object_of_every_documented_way_is_taken_by_the_server_witho
     control_plane: ControlPlane, tmp_path: Path
 ) -> None:
     await control_plane.kubectl("create", "namespace", "skvaller")
+    for definition in operators_kinds():
+        await control_plane.kubectl("create", f"--filename={definition}")
+        await control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"--filename={definition}")
     rendering = ("template", "skvaller", CHART, "--namespace", "skvaller", "--kube-version", KUBERNETES_VERSION)
-    ways = [(), (OPTIONAL,), *(("--values", values) for values in VALUES_FILES)]
+    ways = [(), EVERYTHING, *(("--values", values) for values in VALUES_FILES)]
     manifest = tmp_path / "rendered.yaml"
     for text in (MANIFESTS.read_text(), *(helm(*rendering, *way) for way in ways)):
         manifest.write_text(text)
@@ -141,7 +146,7 @@ ADDRESSES: Final = ("10.0.0.1:29993", "10.0.0.2:29993", "10.0.0.3:29993")
 
 
 async def test_all_join_through_one_holder_and_another_takes_over_when_it_leaves_or_crashes(
-    candidates: Candidates,
+    control_plane: ControlPlane, candidates: Candidates
 ) -> None:
     for address in ADDRESSES:
         candidates.start(address)
@@ -149,15 +154,19 @@ async def test_all_join_through_one_holder_and_another_takes_over_when_it_leaves
 
     await candidates.leave(first)
     others = set(candidates.by_address)
-    second = await candidates.agree_on(*others, within_s=RENEW_S + 2)
+    second = await candidates.agree_on(*others, within_s=RENEW_S + CALL_S_MAX)
 
     candidates.start(first)
     await candidates.agree_on(second)
     candidates.crash(second)
-    crashed = time.monotonic()
-    await candidates.agree_on(*(set(ADDRESSES) - {second}), within_s=60)
-    took_s = time.monotonic() - crashed
-    assert took_s < LEASE_DURATION_S + 2 * RENEW_S + 2  # one turn to take it, one to be seen by the others
+
+    async def taken_over() -> bool:
+        spec = (await control_plane.get("lease", "skvaller"))["spec"]
+        return spec["holderIdentity"] in set(ADDRESSES) - {second}
+
+    # The others may have seen the last renewal a turn after it was made.
+    await eventually(taken_over, LEASE_DURATION_S + RENEW_S + CALL_S_MAX)
+    await candidates.agree_on(*(set(ADDRESSES) - {second}), within_s=RENEW_S + CALL_S_MAX)
 
 
 async def test_without_the_api_server_the_seed_stays_and_is_renewed_when_it_returns(

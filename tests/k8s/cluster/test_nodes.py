@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from tests.integration.agents import eventually
 from tests.k8s.cluster.build import coredns
 from tests.k8s.cluster.nodes import SLEEP, VALUES, KubeNode, publish_pause, publish_runnable
 from tests.k8s.image import IMAGE, Image, built_image
-from tests.k8s.tools import CHART, helm
+from tests.k8s.tools import CHART, ROOT, helm, helm_program
 from tests.lab.process import CommandError, Process, run
 
 if TYPE_CHECKING:
@@ -103,6 +104,16 @@ class Cluster:
             return bool(status.get("readyReplicas", 0) == replicas)
 
         await eventually(ready, START_S_MAX)
+
+    async def follow(self, heading: str, directory: Path, block: int = 0) -> str:
+        """What the commands print that k8s/README.md has below a heading, run in a directory as they stand there."""
+        section = (ROOT / "k8s" / "README.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        environment = {
+            "KUBECONFIG": str(self.plane.kubeconfig),
+            "PATH": f"{helm_program().parent}:{os.environ['PATH']}",
+        }
+        script = f"set -e; cd '{directory}'\n{section.split('```')[2 * block + 1]}"
+        return await run("bash", "-c", script, environment=environment, timeout_s=2 * START_S_MAX)
 
     def certs(self) -> dict[str, dict[str, tuple[bytes, int, int, int]]]:
         """For each node, what is in its certs.d: bytes, mode and owner of each path."""
@@ -208,6 +219,17 @@ async def test_pods_of_three_nodes_start_from_one_copy_and_from_none_and_the_nod
     assert all(node.name in members for node in cluster.nodes)
     findings = await cluster.plane.kubectl(*skvaller, "doctor", "--certs-dir", str(VALUES["hosts.certsDir"]))
     assert "A test pull went through the mirror" in findings
+
+    # What the README says to type does what it says.
+    assert "skvaller_gossip_members_normal 2.0" in await cluster.follow("Verify", tmp_path, block=1)
+    await cluster.follow("Upgrade", ROOT)
+    await cluster.rolled_out()
+    secret = (await cluster.plane.get("secret", "skvaller"))["data"]["secret"]
+    await cluster.follow("Rotate the secret", tmp_path)
+    await cluster.rolled_out()
+    rotated = (await cluster.plane.get("secret", "skvaller"))["data"]["secret"]
+    assert rotated != secret
+    assert len(base64.b64decode(rotated).split()) == 1
 
     # Kubernetes copies the zone's label of a node to its pods, and the agent knows it from there.
     log = await cluster.plane.kubectl("-n=skvaller", "get", "pods", "--output=jsonpath={.items[*].metadata.labels}")
