@@ -121,7 +121,7 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
     cluster = Cluster(node)
     suspicion = Suspicion(time.monotonic, lambda: store.answering_since, metrics.suspicion())
     async with AsyncExitStack() as stack:
-        servers = await create_servers(
+        faces = await create_servers(
             stack,
             live,
             settings,
@@ -133,7 +133,8 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
             secret=secret,
             stopping=stopping.is_set,
         )
-        servers.append(HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1))
+        status = HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1)
+        servers = [*faces, status]
         for server in servers:
             server.bind()
         watchdog = Watchdog(
@@ -156,15 +157,18 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
             seeking = tasks.create_task(bootstrap.run(settings.name, lambda: [other.name for other in node.members()]))
             # What is there by now stays, and need not be looked at in each full collection, which would hold the loop.
             gc.freeze()
-            serving = [tasks.create_task(server.serve()) for server in servers]
+            *serving, telling = [tasks.create_task(server.serve()) for server in servers]
             log.info("%s answers pulls on %s port %d", settings.name, settings.client_address, settings.client_port)
             await stopping.wait()
             log.info("stopping: leaving the cluster, then at most %.0f s for running transfers", settings.grace_s)
             seeking.cancel()
             await membership.aclose()
-            for server in servers:
-                server.stop()
+            for face in faces:
+                face.stop()
             await asyncio.wait(serving)
+            # The last to go: until then it tells that the agent stops, and counts what it still sends.
+            status.stop()
+            await telling
             for task in background:
                 task.cancel()
     return EXIT_CODE if stalled.is_set() else 0
