@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from typing import TYPE_CHECKING, Any, Final
 from urllib.error import HTTPError
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping
 
 ANSWER_S_MAX: Final = 30.0
@@ -30,10 +30,21 @@ def add_agent_option(parser: argparse.ArgumentParser) -> None:
     port = os.environ.get("SKVALLER_CLIENT_PORT", "29990")
     parser.add_argument(
         "--agent",
+        type=_agent_url,
         default=f"http://127.0.0.1:{port}",
         metavar="URL",
         help="the client face of this machine's agent [default: %(default)s]",
     )
+
+
+def _agent_url(text: str) -> str:
+    try:
+        address = urlsplit(text)
+        if address.scheme == "http" and address.hostname and address.port != 0 and not address.path.strip("/"):
+            return text
+    except ValueError:  # of the port
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not like http://127.0.0.1:29990")
 
 
 def ask_agent(url: str, question: str, **query: str) -> Any:

@@ -22,6 +22,16 @@ def test_no_agent_is_an_error_that_says_what_to_do(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
+    "url", ["nonsense", "127.0.0.1:29990", "file:///etc/passwd", "http://[", "http://a:b", "http://"]
+)
+def test_what_cannot_be_an_agent_is_wrong_usage(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["status", "--agent", url])
+    assert exit_.value.code == 2
+    assert "is not like http://127.0.0.1:29990" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("status", "body", "said"),
     [
         ("404 Not Found", b'{"error": "there is none"}', "there is none"),
