@@ -47,7 +47,8 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """How things stand: members by visibility (this node excluded), distinct keys, (key, member) pairs.
+    """How things stand: members by visibility (this node excluded), distinct keys, (key, member) pairs, and about how
+    many bytes of memory these take.
 
     `owners_behind` counts the members of whose set a later version is known to exist than is held here, and
     `lag_seconds` says for how long the oldest of these has been missing.
@@ -58,5 +59,6 @@ class Gauges:
     members_hidden: int
     keys: int
     pairs: int
+    index_bytes: int
     owners_behind: int
     lag_seconds: float

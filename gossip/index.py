@@ -3,9 +3,10 @@
 It is not the replicated data itself (`gossip.or_set`) and knows no names: a member is a *slot*, a small number that
 is given back when the member is forgotten. A key is stored once and meant by its *id* everywhere else.
 
-The cost: about 4 bytes for the pair here and 8 in the member's own arrays (`gossip.or_set.Cell`), and about 180 bytes
-for each distinct key, nearly all of it CPython's bytes object and dictionary entry. A key's audit hash is kept beside
-it, since hashing is most of what it would take to note one more holder.
+The cost: about 4 bytes for the pair here and 8 in the member's own arrays (`gossip.or_set.Cell`), together
+`PAIR_BYTES`; and about 180 bytes for each distinct key (`KEY_BYTES`), nearly all of it CPython's bytes object and
+dictionary entry. A key's audit hash is kept beside it, since hashing is most of what it would take to note one more
+holder.
 
 Invariants: the holders of a key are distinct and ascending; a key without a holder does not exist; a free id stands
 for no key.
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 SLOTS_MAX: Final = 1 << 16
 """Slots are unsigned 16-bit numbers; the limit on members (`gossip.membership.MEMBERS_MAX`) lies far below."""
+PAIR_BYTES: Final = 12
+KEY_BYTES: Final = 180
 
 
 class Index:
@@ -50,6 +53,11 @@ class Index:
     def __len__(self) -> int:
         """The number of distinct keys."""
         return len(self._ids)
+
+    @property
+    def bytes_about(self) -> int:
+        """About how much memory the index and the members' cells take."""
+        return PAIR_BYTES * self.pairs + KEY_BYTES * len(self)
 
     def claim_slot(self) -> int:
         """A slot that nobody uses."""

@@ -207,6 +207,7 @@ class Node:
             by[Visibility.HIDDEN],
             len(index),
             index.pairs,
+            index.bytes_about,
             *self._replica.behind(self._now()),
         )
 

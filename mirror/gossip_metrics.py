@@ -39,6 +39,7 @@ GAUGES: Final = {
     "members_hidden": "Other members that are gone.",
     "keys": "Distinct objects and tags in the index.",
     "pairs": "(Object or tag, member) pairs in the index.",
+    "index_bytes": "About how much memory the index takes.",
     "owners_behind": "Members of whose content a later version is known to exist than is held here.",
     "lag_seconds": "For how long the oldest version that is known to exist has been missing here.",
 }

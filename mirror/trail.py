@@ -88,14 +88,13 @@ class Step(NamedTuple):
         """The step in words, as the log and the page tell it."""
         if self.what is What.ABSENT:
             return _ABSENT[self.source]
-        if self.what is What.LED:
-            return _LED[self.source]
+        if self.what is What.LED and self.source == "peer":
+            return "this node led its zone"
         return _WORDS[self.what].format(self.who or _NAMES[self.source])
 
 
 _NAMES: Final = {"store": "the store", "peer": "a peer", "upstream": "the registry"}
 _ABSENT: Final = {"store": "not in the store", "peer": "no peer has it", "upstream": "the registry does not have it"}
-_LED: Final = {"peer": "this node led its zone", "upstream": "this node fetched it for others"}
 _WORDS: Final = {
     What.STALE: "{} no longer has it",
     What.FULL: "{} has no upload slot free",
@@ -106,6 +105,7 @@ _WORDS: Final = {
     What.HEDGED: "{} was slow to answer, so another one was asked",
     What.STALLED: "{} was too slow",
     What.RESUMED: "went on from {}",
+    What.LED: "this node fetched it for others",
     What.FOLLOWED: "{} was fetching it",
     What.ESCAPED: "the wait for another node was too long",
 }

@@ -214,7 +214,13 @@ def nodes() -> Iterator[TimeSeries]:
     """The agents as processes."""
     ours = "and on (instance) " + select("skvaller_build_info")
     memory, cpu = select("process_resident_memory_bytes"), select("process_cpu_seconds_total")
-    yield lines("Memory", "Each agent's.", "bytes", (f"{memory} {ours}", "{{instance}}"))
+    yield lines(
+        "Memory",
+        "Each agent's; and about how much of it is the index.",
+        "bytes",
+        (f"{memory} {ours}", "{{instance}}"),
+        (f"max({select('skvaller_gossip_index_bytes')})", "largest index"),
+    )
     yield lines("CPU", "Each agent's, in cores.", "none", (f"rate({cpu}[$__rate_interval]) {ours}", "{{instance}}"))
     yield lines(
         "Late event loop",

@@ -118,6 +118,8 @@ def test_every_step_reads_as_words(what: What) -> None:
 def test_a_step_reads_as_words() -> None:
     assert str(Step(What.STALE, "peer", "node-b")) == "node-b no longer has it"
     assert str(Step(What.ABSENT, "store")) == "not in the store"
+    assert str(Step(What.LED, "peer")) == "this node led its zone"
+    assert str(Step(What.LED, "upstream")) == "this node fetched it for others"
 
 
 @pytest.mark.parametrize("header", ["a b", "x" * 65, "ä", '"', "a,b"])

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
+
+import pytest
 
 from gossip.index import Index
+from gossip.or_set import Epoch, ORSet, Snapshot
 
 
 def group_of(key: bytes) -> bytes | None:
@@ -49,3 +53,19 @@ def test_an_unknown_key_has_no_holders() -> None:
     index = Index(lambda _key: None)
     assert list(index.slots(b"key")) == []
     assert not index.holds(0, b"key")
+
+
+@pytest.mark.parametrize(("members", "keys_each", "keys"), [(3, 1000, 3000), (20, 200, 2000), (100, 100, 500)])
+def test_what_the_index_says_it_takes_is_about_what_it_takes(members: int, keys_each: int, keys: int) -> None:
+    rng = random.Random(1)
+    tracemalloc.start()
+    known = [rng.randbytes(33) for _ in range(keys)]
+    held = ORSet("me", Epoch(1, 1), lambda _key: None)
+    for number in range(members):
+        chosen = tuple(enumerate(rng.sample(known, keys_each), 1))
+        held.apply(Snapshot(f"node-{number}", Epoch(1, 1), keys_each, chosen))
+        del chosen
+    del known
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.6 < held.index.bytes_about / taken < 1.4
