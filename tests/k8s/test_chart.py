@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import re
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import trustme
 
+from mirror.cli import make_parser
 from mirror.settings import load
 from tests.k8s.render_manifests import MANIFESTS, manifests
 from tests.k8s.tools import CHART, KUBE_VERSION, ROOT, HelmError, helm, render
@@ -23,6 +26,7 @@ EVERYTHING: Final = (
     "--set=registries[1].name=docker.io,registries[1].url=https://cache.example.com",
     "--set=seLinuxOptions.type=spc_t,imagePullSecrets[0]=pull,podAnnotations.note=x,maxUnavailable=10%",
     "--set=hosts.registries[0]=docker.io,hosts.registries[1]=registry.corp=https://10.1.2.3",
+    "--set=hosts.onlyNamed=true,hosts.mode=append,peerTlsSecret=certificates",
     "--set=extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy:3128",
     "--set=seeding.lease=true,startupTaint=skvaller.example/starting",
     "--set=prometheusRule.enabled=true,dashboards.enabled=true",
@@ -101,6 +105,7 @@ def test_the_agents_environment_makes_settings(arguments: list[str], tmp_path: P
         "containerd.pinBytesMax=much",
         "hosts.registries[0]=a;reboot",
         "hosts.intervalSeconds=0",
+        "hosts.mode=replace",
         "registries[0].name=docker.io",
         "logLevel=loud",
         "seeds[0]=10.0.0.7",
@@ -226,6 +231,24 @@ def test_the_configuration_file_reaches_the_agent_as_it_is(tmp_path: Path) -> No
     assert mounts[volume["name"]] == str(file.parent)
     with pytest.raises(HelmError, match="either in config"):
         render(*arguments, "--set=registries[0].name=a,registries[0].url=https://b")
+
+
+def test_peers_have_the_certificate_the_key_and_the_authority_of_one_secret() -> None:
+    given = environment("--set=peerTlsSecret=certificates")
+    pod = objects("--set=peerTlsSecret=certificates")["DaemonSet"]["spec"]["template"]["spec"]
+    [volume] = [each for each in pod["volumes"] if each.get("secret", {}).get("secretName") == "certificates"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    files = {Path(given[f"SKVALLER_PEER_{what}"]) for what in ("CERTIFICATE", "KEY", "AUTHORITY")}
+    assert files == {Path(mounts[volume["name"]], name) for name in ("tls.crt", "tls.key", "ca.crt")}
+    assert "SKVALLER_PEER_KEY" not in environment()
+
+
+def test_the_hosts_command_is_one_of_the_products_with_the_mode_and_the_registries_that_are_set() -> None:
+    [script] = container("hosts", *EVERYTHING)["args"]
+    [command] = re.findall(r"skvaller (configure .*)", script)
+    options = make_parser().parse_args(shlex.split(command))
+    assert (options.mode, options.only_named) == ("append", True)
+    assert len(options.registry) == 2
 
 
 def test_the_agent_sees_the_hosts_files_where_containerd_does() -> None:
