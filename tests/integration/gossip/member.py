@@ -1,9 +1,7 @@
-"""One gossip node in a process of its own, told by its standard input what to do; the other side is `processes`.
+"""One gossip node in a process of its own, told by a socket what to do; the other side is `processes`.
 
-    python -m tests.integration.gossip.member '{"name": ..., ...}'
-
-When it could begin it says so by a line, and waits for the line `go`. A line `state` is answered by a line of JSON,
-`add WORD` adds a key. At the end of its input, or on SIGTERM, it leaves.
+It begins at once. A line `state` is answered by a line of JSON, `add WORD` adds a key. When the other side closes the
+socket, or on SIGTERM, it leaves.
 """
 
 from __future__ import annotations
@@ -12,11 +10,14 @@ import asyncio
 import hashlib
 import json
 import signal
-import sys
+import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gossip import ClusterSecret, Config, Node
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 
 def state(node: Node) -> dict[str, Any]:
@@ -35,42 +36,36 @@ def state(node: Node) -> dict[str, Any]:
     }
 
 
-async def obey(node: Node, reader: asyncio.StreamReader) -> None:
-    """Do as the lines of the input say, until they end."""
+async def obey(node: Node, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Do as the lines say, until they end."""
     while line := await reader.readline():
         command, _, word = line.decode().strip().partition(" ")
         if command == "state":
-            say(json.dumps(state(node)))
+            writer.write(json.dumps(state(node)).encode() + b"\n")
         else:
             assert command == "add", command
             node.add(word.encode())
 
 
-async def main(settings: dict[str, Any]) -> None:
+async def main(settings: dict[str, Any], told: socket.socket) -> None:
     """Run the node; an internal failure of it ends the process."""
     keys = settings.pop("keys")
     epoch_file, secret = Path(settings.pop("epoch_file")), ClusterSecret(settings.pop("secret").encode())
     node = Node(Config(**settings, epoch_file=epoch_file, secret=secret))
     for key in keys:
         node.add(key.encode())
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    say("ready")
-    if await reader.readline() != b"go\n":
-        return
+    reader, writer = await asyncio.open_connection(sock=told)
     async with node:
-        obeying, running = asyncio.create_task(obey(node, reader)), asyncio.create_task(node.run())
+        obeying = asyncio.create_task(obey(node, reader, writer))
+        running = asyncio.create_task(node.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, obeying.cancel)
         await asyncio.wait([obeying, running], return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
         running.cancel()
+    writer.close()
 
 
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))
+def run(settings: dict[str, Any], connection: Connection) -> None:
+    """Be the node, in a process that was forked for it."""
+    asyncio.run(main(settings, socket.socket(fileno=connection.fileno())))

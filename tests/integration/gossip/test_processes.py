@@ -23,7 +23,6 @@ MEET_S = 5.0
 async def test_eight_processes_find_together_after_kills_freezes_and_a_restart_of_all(tmp_path: Path) -> None:
     async with Processes.of(NODES, KEYS, tmp_path) as cluster:
         everybody = cluster.members
-        await cluster.prepare(everybody)
         await cluster.start(everybody)
         await cluster.converged(everybody, MEET_S)
 
@@ -32,7 +31,6 @@ async def test_eight_processes_find_together_after_kills_freezes_and_a_restart_o
         await cluster.converged(everybody, MEET_S)
         assert (await everybody[0].state())["pairs"] == NODES * (KEYS + 1)
 
-        await cluster.prepare(everybody)
         # One is killed and one frozen at the same time; the rest goes on.
         killed, frozen, *rest = everybody
         await killed.stop(signal.SIGKILL)
@@ -41,7 +39,6 @@ async def test_eight_processes_find_together_after_kills_freezes_and_a_restart_o
         frozen.thaw()
         await killed.start()
         await cluster.converged(everybody, MEET_S)
-        await killed.prepare()
 
         # Without leaving, and without having time to: everybody at once.
         await cluster.stop(everybody, signal.SIGKILL)
