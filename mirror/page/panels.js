@@ -67,7 +67,7 @@ export function showFound(place, found, choose, explain) {
 /** The objects of an image; `watch` is called as by `showTransfers`. */
 export function showExplained(place, explained, watch) {
   if (explained.error) return place.replaceChildren(element("p", { class: "error" }, explained.error));
-  const name = explained.name.split("@")[0];
+  const name = explained.image.split("@")[0];
   const rows = explained.parts.map((part) => element("tr", {},
     element("td", {}, part.role, part.platform ? ` ${part.platform}` : ""),
     element("td", {}, element("code", { title: part.digest }, shortDigest(part.digest)), " ", part.role === "layer" ? watchButton(part.digest, () => watch(name.split("/")[0], part.digest, name)) : null),

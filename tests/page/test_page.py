@@ -34,8 +34,8 @@ AGENTS = 10
 ZONES = ("zone-a", "zone-b", "zone-c")
 SLOW_BYTES, SLOW_S = 16 * 1024, 0.25
 """A client that reads so little at a time, so that there is something to see."""
-REGISTRY_S = 2.0
-"""How long a slow registry waits after each piece of at most 1 MB."""
+REGISTRY_BYTES, REGISTRY_S = 256 * 1024, 1.0
+"""A slow registry gives so little at a time: a layer takes half a minute."""
 MANY = 1000
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
@@ -131,9 +131,11 @@ class Throttled:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_slowly(message: Message) -> None:
-            await send(message)
-            if len(message.get("body", b"")) > SLOW_BYTES:
+            while len(body := message.get("body", b"")) > REGISTRY_BYTES:
+                await send({**message, "body": body[:REGISTRY_BYTES], "more_body": True})
                 await asyncio.sleep(REGISTRY_S)
+                message = {**message, "body": body[REGISTRY_BYTES:]}
+            await send(message)
 
         await self.app({**scope, "extensions": {}}, receive, send_slowly)
 
@@ -167,8 +169,8 @@ async def test_a_herd_of_ten_is_watched_as_a_tree(
         asyncio.TaskGroup() as tasks,
     ):
         pulls = [tasks.create_task(pull(agent.url, REPOSITORY, TAG, Unwatched())) for agent in agents]
-        leader, digest = await leader_of(agents)
         for scheme in SCHEMES:
+            leader, digest = await leader_of(agents)
             async with visiting(leader.url, "transfers", scheme) as visit:
                 await asyncio.sleep(3)  # until rates are known
                 await visit.until("/node-\\d\\s+in flight/.test(document.getElementById('transfer-tree').innerText)")
