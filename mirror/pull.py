@@ -87,10 +87,12 @@ class Pull:
         except SourceError as error:
             request.trail.note(What.UNAVAILABLE, "store")
             log.warning("the store cannot give %s: %s", request.digest, error)
-        verify = self._verify_all or self._suspicion.doubted(request.digest)
+        # What podman and its kin take they keep elsewhere, so it says nothing that this node's store does not get it.
+        is_seen = not request.all_or_nothing
+        verify = self._verify_all or (is_seen and self._suspicion.doubted(request.digest))
         content = await self._fetch(request, verify=verify)
         size = content.descriptor.size
-        if content.positions and size is not None and size > VERIFY_FIRST_BYTES_MAX:
+        if is_seen and content.positions and size is not None and size > VERIFY_FIRST_BYTES_MAX:
             content.body = _WatchedBody(content, content.positions, size, self._suspicion, verified=verify)
         return content
 

@@ -12,6 +12,9 @@ giver is left out for that one digest for `BLAME_S`. Nothing that can be seen te
 it has in either case, and parts asked for from further on are no sign either, since parallel ranges begin there. It
 takes a cancellation within the moments that the last megabytes lie in the buffers of the connection, and costs no pull.
 
+Of clients that keep images elsewhere than in this node's store (podman and its kin) nothing is seen, so they make
+nobody suspect; they verify what they get as well.
+
 Blame means quarantine: `BLAME_S` for the digest, and for everything after `DIGESTS_MAX` digests within that time.
 Only origins are blamed (a complete holder, or the registry), never the node in between that passed bytes on.
 

@@ -7,6 +7,7 @@ import pytest
 from tests.integration.agents import Agent, observer, seen, start_agents
 from tests.lab import Lab, Login, Node, PullError, Registry
 from tests.lab.node import Client
+from tests.lab.registry import Scheme
 from tests.lab.requirements import require
 
 MEGABYTE = 1_000_000
@@ -51,14 +52,18 @@ async def test_a_short_name_of_docker_hub_comes_by_tag_from_upstream_and_from_a_
     await two.pull(other.pinned, via)
 
 
-@pytest.mark.parametrize("rules", ["", ",authorize=upstream"])
-@pytest.mark.parametrize("scheme", ["bearer", "basic"])
-@pytest.mark.parametrize("via", ["skopeo", "podman"])
+@pytest.mark.parametrize(
+    ("via", "scheme", "rules"),
+    [("skopeo", "bearer", ",authorize=upstream"), ("skopeo", "basic", ""), ("podman", "bearer", "")],
+)
 async def test_a_private_image_comes_through_the_port_for_those_who_are_logged_in_there(
-    lab: Lab, via: Client, scheme: str, rules: str
+    lab: Lab, via: Client, scheme: Scheme, rules: str
 ) -> None:
     require("podman")
-    registry = await lab.add_registry("private.test", Login(*ALICE, scheme="basic" if scheme == "basic" else "bearer"))
+    # No TLS is spoken where these names lead, so past the mirror these clients get nothing. (containerd notes whose an
+    # object is without the port, so what is protected at a port is not shared.)
+    name = lab.gateway if rules else f"{lab.gateway}:5000"
+    registry = await lab.add_registry(name, Login(*ALICE, scheme))
     (one, two), agents = await led_to_the_port(lab, registry, rules)
     image = await registry.publish("team/app:v1", [MEGABYTE, 9 * MEGABYTE])
     await one.pull(image.name, auth=ALICE)

@@ -62,7 +62,7 @@ class Lab:
     async def add_registry(self, name: str = "registry.test", login: Login | None = None) -> Registry:
         """Start a registry; with a `login` it is private."""
         port = FIRST_PORT + 2 * len(self._registries)
-        directory = self._network.directory / f"registry-{name}"
+        directory = self._network.directory / f"registry-{name.replace(':', '-')}"
         registry = Registry(name, directory, self.gateway, port, login)
         self._registries.append(registry)
         self._stack.push_async_callback(registry.stop)

@@ -241,9 +241,11 @@ state = "{self.directory}/state"
         registries.conf has led them elsewhere than the image's name says, and never send them to a mirror.
         """
         encoded = base64.b64encode(":".join(auth or ()).encode()).decode()
-        location = self.login_at or self._registries[image.partition("/")[0]][0]
+        auths = {}
+        if auth:
+            auths[self.login_at or self._registries[image.partition("/")[0]][0]] = {"auth": encoded}
         auth_file = self.directory / "auth.json"
-        auth_file.write_text(json.dumps({"auths": {location: {"auth": encoded}} if auth else {}}))
+        auth_file.write_text(json.dumps({"auths": auths}))
         return {"REGISTRY_AUTH_FILE": str(auth_file), "HOME": str(self.directory / "home")}
 
     def _write_registries_conf(self) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 10.0
 
 
+Scheme = Literal["basic", "bearer"]
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
     """Who may use a private registry, and how it asks: HTTP Basic, or Bearer tokens from a token server.
@@ -32,7 +35,7 @@ class Login:
 
     username: str
     password: str
-    scheme: Literal["basic", "bearer"] = "bearer"
+    scheme: Scheme = "bearer"
     public: bool = False
 
 

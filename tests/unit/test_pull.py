@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -305,6 +305,19 @@ async def test_a_retry_after_a_delivery_that_was_not_committed_is_hashed_and_set
     relaying.suspicion.heard(ContentAdded(digest))
     assert relaying.suspicion.trusted(digest, [bad]) == []
     assert relaying.suspicion.trusted(DIGEST, [bad]) == [bad], "one wrong digest is held against it for that digest"
+
+
+async def test_a_client_that_keeps_images_elsewhere_makes_nobody_suspect(
+    relaying: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspicion_module, "COMMIT_S", 0.0)
+    digest = Digest.of(LARGE)
+    request = replace(BLOB.by_digest(digest), all_or_nothing=True)
+    relaying.peers.objects[digest] = LARGE
+    holder = Holder(Target("peer", "1.1"), "", "")
+    for asked in (request, request, BLOB.by_digest(digest)):
+        assert await read(await relaying.pull.open(asked)) == LARGE
+        assert relaying.suspicion.trusted(digest, [holder]) == [holder]
 
 
 async def test_with_verify_always_nobody_gets_the_end_of_wrong_bytes(relaying: Stage) -> None:
