@@ -14,8 +14,9 @@ else is a gap, to be pulled. What travels:
 - `Snapshot`: everything; replaces what was there;
 - `Head`: the version and an audit hash, no content.
 
-A new *epoch* starts the owner's history afresh (a restart). Its first versions are the sorted keys of that moment, so
-one who holds the same keys from the epoch before builds the new cell by itself (`ORSet.rebase`) and nothing is sent.
+A new *epoch* starts the owner's history afresh (a restart). Its first versions are the sorted keys with which the owner
+started, so one who holds the same keys from the epoch before builds the new cell by itself (`ORSet.rebase`) and nothing
+is sent.
 
 Sources: Bieniusa et al., "An optimized conflict-free replicated set" (arXiv 1210.3368); Almeida, Shoker, Baquero,
 "Delta state replicated data types" (arXiv 1603.01529).

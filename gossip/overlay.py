@@ -48,7 +48,7 @@ def neighbours(me: str, names: Sequence[str]) -> Generator[None, None, list[str]
         return sorted(names)
     found: dict[str, None] = {}
     for number, here in enumerate(points(me)[: rings(len(names) + 1)]):
-        if number and len(names) > AT_ONCE_MAX:
+        if len(names) > AT_ONCE_MAX:
             yield
         ring = [points(name)[number] for name in names]
         ahead = [point for point in ring if point > here]

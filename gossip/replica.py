@@ -194,7 +194,7 @@ class Replica:
     def deadline(self) -> float:
         """When `tick` has something to do."""
         busy = not self.set.swept or self._content.rebasing or self._listening.busy
-        return 0.0 if busy else self._due()
+        return 0.0 if busy and self._running else self._due()
 
     def check(self) -> None:
         """Assert the invariants; linear in the size of the state."""
@@ -317,8 +317,8 @@ class Replica:
         )
 
     def _revise(self, now: float) -> None:
-        self._revise_at = now + REVISE_S
-        self.membership.revise(now)
+        more = self.membership.revise(now)
+        self._revise_at = now if more else now + REVISE_S
         self._outputs.extend(map(Unlink, self._encounters.forget(now)))
         self._outputs.extend(Link(member) for member in self.membership.relink(now))
 

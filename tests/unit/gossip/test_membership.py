@@ -240,3 +240,19 @@ def test_silence_while_this_process_slept_is_excused() -> None:
     known.excuse(100.0, 101.0)
     known.revise(101.0)
     assert visibility(known) is Visibility.NORMAL
+
+
+def test_very_many_that_are_to_be_hidden_at_the_same_moment_are_hidden_some_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(membership, "JUDGED_MAX", 2)
+    members = crowd(5)
+    known = knowing(*members)
+    for member in members:
+        known.learn(replace(member, status=Status.DOWN), 1.0)
+    left = []
+    while known.revise(2.0 + MASS_GRACE_S):
+        left.append(sum(visibility(known, member.name) is Visibility.LAST for member in members))
+        known.check()
+    assert left == [3, 1]
+    assert {visibility(known, member.name) for member in members} == {Visibility.HIDDEN}
