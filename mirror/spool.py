@@ -3,9 +3,11 @@
 A file on disk, not in memory: written pages count as cache, which the kernel takes back under pressure, and what is
 gone within half a minute never reaches the disk at all. (A tmpfs would count as this process's memory.)
 
-An object that is larger than what is left gets a *window*: a file from which what everybody has passed is punched
-out as it goes on. Only whole blocks of `PUNCH_BYTES` are punched, at multiples of it: the page cache holds files in
-large folios, and punching a part of one that sendfile has just queued sends zeros to the client.
+An object that would take more than half of what is left gets a *window*: a file from which what everybody has passed
+is punched out as it goes on. So a few large objects leave room for others: what has none cannot be shared, and with a
+herd behind it each of its nodes would ask the registry. Only whole blocks of `PUNCH_BYTES` are punched, at multiples of
+it: the page cache holds files in large folios, and punching a part of one that sendfile has just queued sends zeros to
+the client.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 
 FILES_MAX: Final = 256
 """Objects in the spool at the same time; each has two descriptors."""
-WINDOW_BYTES: Final = 128 * 1024 * 1024
-"""What an object larger than the rest of the spool may hold at a time."""
 PUNCH_BYTES: Final = 8 * 1024 * 1024
+WINDOW_BYTES: Final = 128 * 1024 * 1024
+"""What an object that is not kept whole may hold at a time."""
+WINDOW_BYTES_MIN: Final = 4 * PUNCH_BYTES
+"""The least that a window needs, to be written at one end while it is read and punched at the other."""
 
 _PUNCH_HOLE: Final = 0x02
 _KEEP_SIZE: Final = 0x01
@@ -54,7 +58,8 @@ class Spool:
 
     def take(self, digest: Digest, size: int, *, verify: bool) -> SpoolFile | None:
         """A file for an object of `size` bytes, whole or as a window; None when the spool is full."""
-        room = size if size <= self._left else WINDOW_BYTES
+        share = max(self._left // 2, WINDOW_BYTES_MIN)
+        room = size if size <= share else min(WINDOW_BYTES, share)
         if self._files >= FILES_MAX or room > self._left:
             return None
         self._files += 1

@@ -49,8 +49,8 @@ END_S: Final = 1.0
 """How long a source whose last byte came may take to end."""
 ROOM_S: Final = 3.0
 """How long a window waits for a step of its slowest reader before it is given up."""
-WINDOW_PIECES: Final = 16
-"""The least number of pieces in a window: readers move on in steps of one."""
+WINDOW_PIECE_BYTES: Final = 1024 * 1024
+"""A step of a reader in a window, which waits for it: on a slow network larger ones would take longer than `ROOM_S`."""
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Transfer:
         self.descriptor = -1
         self.piece_bytes_max = PIECE_BYTES_MAX
         if isinstance(file, SpoolFile) and file.room < self.size:
-            self.piece_bytes_max = max(PUNCH_BYTES, min(PIECE_BYTES_MAX, file.room // WINDOW_PIECES))
+            self.piece_bytes_max = WINDOW_PIECE_BYTES
         self.verifies = file.verifies
         self.closed = False
         self._counts_as = content.source  # for the request that began it; for those that join, it is in flight

@@ -295,7 +295,7 @@ async def test_it_runs_only_so_far_ahead_of_its_foremost_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "AHEAD_BYTES_MAX", 2_000_000)
-    monkeypatch.setattr(transfer, "PIECE_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(transfer, "WINDOW_PIECE_BYTES", 1_000_000)
     tap = Tap()
     async with place(tmp_path) as here:
         content = await here.open(tap)
@@ -369,7 +369,7 @@ async def test_a_window_holds_a_part_of_a_large_object_and_every_byte_is_right(
 ) -> None:
     monkeypatch.setattr(spool, "WINDOW_BYTES", 4 * PUNCH_BYTES)
     monkeypatch.setattr(transfer, "AHEAD_BYTES_MAX", PUNCH_BYTES)
-    monkeypatch.setattr(transfer, "PIECE_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(transfer, "WINDOW_PIECE_BYTES", 1_000_000)
     data = random.Random(3).randbytes(80_000_000)
     tap = Tap(data, len(data))
     request = BLOB.by_digest(Digest.of(data))
@@ -387,10 +387,20 @@ async def test_a_window_holds_a_part_of_a_large_object_and_every_byte_is_right(
         assert len(tap.opened) == 1
 
 
+async def test_a_few_large_objects_leave_room_for_others(tmp_path: Path) -> None:
+    """Three layers at a time, each larger than what the others leave: all can be shared."""
+    room = Spool(tmp_path, 400_000_000)
+    files = [room.take(Digest.of(b"%d" % size), size, verify=False) for size in (540_000_000, 200_000_000, 150_000_000)]
+    assert all(file and file.room >= spool.WINDOW_BYTES_MIN for file in files)
+    small = room.take(Digest.of(b"small"), 5_000_000, verify=False)
+    assert small is not None
+    assert small.room == 5_000_000, "what is small is kept whole"
+
+
 async def test_nobody_joins_where_a_window_has_a_hole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "WINDOW_BYTES", 4 * PUNCH_BYTES)
     monkeypatch.setattr(transfer, "AHEAD_BYTES_MAX", PUNCH_BYTES)
-    monkeypatch.setattr(transfer, "PIECE_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(transfer, "WINDOW_PIECE_BYTES", 1_000_000)
     data = random.Random(4).randbytes(60_000_000)
     tap = Tap(data, len(data))
     request = BLOB.by_digest(Digest.of(data))
