@@ -37,7 +37,7 @@ from mirror.elements import group_of
 from mirror.explain import Explainer
 from mirror.feed import Feed
 from mirror.gate import Gate, Switched
-from mirror.herd import Claims, Coordinator, Herd, SharedTags
+from mirror.herd import Claims, Coordinator, Herd, Pace, SharedTags
 from mirror.herd.watch import HerdWatch, Parts
 from mirror.http_server import HttpServer
 from mirror.journal import Journal
@@ -210,11 +210,12 @@ async def create_servers(
     metrics.watch_store(lambda: settings.store != "containerd" or store.answering_since is not None)
     metrics.show_mirroring(lambda: policy().mirroring)
     metrics.count_transfers(lambda: len(transfers))
-    coordinator = Coordinator(cluster.alive, time.monotonic)
+    pace = Pace(transfers.ahead, time.monotonic)
+    coordinator = Coordinator(cluster.alive, pace, time.monotonic)
     node.answer_with(coordinator.answer)
     claims = Claims(node, cluster.roster)
     stack.push_async_callback(claims.aclose)
-    herd = Herd(peers, registries, index, claims)
+    herd = Herd(peers, registries, index, claims, pace)
     holdings = Belonging(store, policy)
     pull = Sized(
         Pull(
@@ -269,7 +270,7 @@ async def create_servers(
     given: Source = Switched(FirstOf([holdings, in_flight]), policy)
     if settings.upload_rate:
         given = Paced(given, UploadRate(settings.upload_rate))
-    around = Surroundings(peers.alternatives, transfers.lineage, cluster.near)
+    around = Surroundings(peers.alternatives, transfers.lineage, cluster.near, pace.is_slow)
     slots = Middleware(UploadSlots, observer=peer_face, slots=settings.upload_slots, surroundings=around)
     door = [Middleware(PeerDoor, observer=peer_face, mac=mac, me=cluster.me)] if mac else []
     peer_app = create_registry(given, journal.face("peer", peer_face), [*door, slots])

@@ -1,36 +1,46 @@
-"""The floor rate: a peer that gives less, although more would be taken, is left for another source.
+"""Slow peers: one that gives much less than others could is left for another source.
 
 The bytes go from socket to socket without this process seeing them, so the kernel is asked: how much came on the
 connection (`tcpi_bytes_received` of TCP_INFO, Linux 4.1), and does any of it wait to be taken? Where some waits, it is
-the reader who is slow. A connection below the floor is shut down, which ends its piece early as a broken source does.
+the reader who is slow. Whether a rate is too little is for a `Judge`; a connection that is found too slow is shut down,
+which ends its piece early as a broken source does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
 import struct
-import termios
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FLOOR_BYTES_S: Final = 1_000_000
-"""Less than this is slow. Raising it leaves more sources that are merely busy, and each change costs a request."""
-FLOOR_S: Final = 3.0
-"""How long a source may be slow before it is left."""
+FLOOR_BYTES_S: Final = 256_000
+"""Less than this is slow wherever nothing is known of others. Raising it leaves more sources that are merely busy, and
+each change costs a request."""
+LOOK_S: Final = 2.0
+"""For how long a rate is measured before it is judged."""
 SAMPLE_S: Final = 0.5
+"""How often it is looked for bytes that wait for the reader."""
+
+Judge = Callable[[float, int], Awaitable[bool]]
+"""Whether a source is to be left that gives so many bytes a second, and is at this position of the object."""
 
 _BYTES_RECEIVED_AT: Final = 128
 
 
+async def below_floor(rate: float, _position: int) -> bool:
+    """The judge of those that nothing more is known of."""
+    return rate < FLOOR_BYTES_S
+
+
 @contextlib.contextmanager
-def kept_above_floor(connection: socket.socket) -> Iterator[Watch]:
-    """Watch a connection while its bytes are moved."""
-    watch = Watch(connection)
+def watched(connection: socket.socket, position: int, judge: Judge) -> Iterator[Watch]:
+    """Watch a connection while its bytes are moved, which are those of an object from `position` on."""
+    watch = Watch(connection, position, judge)
     try:
         yield watch
     finally:
@@ -40,33 +50,40 @@ def kept_above_floor(connection: socket.socket) -> Iterator[Watch]:
 class Watch:
     """Looks at a connection from time to time; `left` once it was found too slow, and shut down."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, position: int, judge: Judge) -> None:
         self.left = False
-        self._loop = asyncio.get_running_loop()
         self._connection = connection
-        self._received = _received(connection)
-        self._slow_since = self._loop.time()
-        self._sampled_at = self._loop.time()
-        self._timer = self._loop.call_later(SAMPLE_S, self._sample)
+        self._position = position
+        self._judge = judge
+        self._watching = asyncio.create_task(self._watch())
 
     def stop(self) -> None:
         """Watch no more."""
-        self._timer.cancel()
+        self._watching.cancel()
 
-    def _sample(self) -> None:
-        now, received = self._loop.time(), _received(self._connection)
-        if received is None or self._received is None:
-            return
-        fast = received - self._received >= FLOOR_BYTES_S * (now - self._sampled_at)
-        if fast or _waiting(self._connection):
-            self._slow_since = now
-        elif now - self._slow_since >= FLOOR_S:
-            self.left = True
-            with contextlib.suppress(OSError):  # it closed just now
-                self._connection.shutdown(socket.SHUT_RDWR)
-            return
-        self._received, self._sampled_at = received, now
-        self._timer = self._loop.call_later(SAMPLE_S, self._sample)
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        began_with = before = _received(self._connection)
+        since = loop.time()
+        while before is not None and began_with is not None:
+            reader_is_slow = False
+            while loop.time() - since < LOOK_S:
+                await asyncio.sleep(SAMPLE_S)
+                reader_is_slow |= _has_waiting(self._connection)
+            now, received = loop.time(), _received(self._connection)
+            if received is None:
+                return
+            if not reader_is_slow:
+                rate, position = (received - before) / (now - since), self._position + received - began_with
+                if await self._judge(rate, position):
+                    self._leave()
+                    return
+            before, since = received, now
+
+    def _leave(self) -> None:
+        self.left = True
+        with contextlib.suppress(OSError):  # it closed just now
+            self._connection.shutdown(socket.SHUT_RDWR)
 
 
 def _received(connection: socket.socket) -> int | None:
@@ -79,7 +96,12 @@ def _received(connection: socket.socket) -> int | None:
     return int(received)
 
 
-def _waiting(connection: socket.socket) -> int:
-    """How many bytes came and were not taken yet."""
-    (waiting,) = struct.unpack("=i", fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4)))
-    return int(waiting)
+def _has_waiting(connection: socket.socket) -> bool:
+    """Whether bytes came that were not taken yet (or the end)."""
+    try:
+        connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

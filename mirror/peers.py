@@ -158,7 +158,7 @@ class Peers:
             except FullError as error:
                 request.trail.note(What.FULL, "peer", holder.target.name)
                 failure = error
-                children = [name for name in error.alternatives if name not in asked]
+                children = [name for name in error.alternatives if name not in asked | request.left_out]
                 asked.update(children)
                 members = filter(None, map(self._index.member, children))
                 candidates[:0] = [member for member in members if zone in (None, member.zone)]

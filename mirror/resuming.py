@@ -7,7 +7,7 @@ from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import CorruptError, NoSourceLeftError, SourceError, UnavailableError
-from mirror.floor import kept_above_floor
+from mirror.floor import below_floor, watched
 from mirror.oci import ByteRange
 from mirror.pieces import SocketPiece, moved
 from mirror.trail import What
@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 
 RESUMES_MAX: Final = 4
 """How often one answer goes on from another source before the client is left to ask again."""
-SLOW_MAX: Final = 2
-"""How many sources of one answer are left for being slow: if the next is slow as well, the network is. Only peers are
-left, since behind a peer there is the registry, while there is seldom a second registry behind that."""
 
 
 def resuming(source: Source, request: Request, content: Content) -> Content:
@@ -45,6 +42,7 @@ class ResumingBody:
         self._content = content
         self._positions = positions
         self._body = content.body
+        self._judge = content.judge
         self._left = {content.holder}
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
@@ -55,8 +53,7 @@ class ResumingBody:
             try:
                 async with aclosing(self._body.pieces()) as pieces:
                     async for piece in pieces:
-                        may_leave = resumes_left > RESUMES_MAX - SLOW_MAX
-                        with _watched(piece) if may_leave else nullcontext() as watch:
+                        with self._watched(piece, position) if resumes_left else nullcontext() as watch:
                             yield piece
                         position += moved(piece)
                 return
@@ -86,6 +83,7 @@ class ResumingBody:
             raise UnavailableError(f"a source gave {content.positions} instead of bytes from {position} on")
         self._content.givers += content.givers
         self._content.lineage = content.lineage
+        self._judge = content.judge
         self._left.add(content.holder)
         self._request.trail.note(What.RESUMED, content.origin, content.holder)
         return content.body
@@ -94,6 +92,8 @@ class ResumingBody:
         """Release the source in use."""
         await self._body.aclose()
 
-
-def _watched(piece: Piece) -> AbstractContextManager[Watch | None]:
-    return kept_above_floor(piece.socket) if isinstance(piece, SocketPiece) else nullcontext()
+    def _watched(self, piece: Piece, position: int) -> AbstractContextManager[Watch | None]:
+        """Only peers give such pieces, and only they are left for being slow: behind a peer there is the registry."""
+        if not isinstance(piece, SocketPiece):
+            return nullcontext()
+        return watched(piece.socket, position, self._judge or below_floor)

@@ -65,6 +65,13 @@ class Transfers:
             for name in transfer.content.lineage
         }
 
+    def ahead(self, name: str, position: int) -> float:
+        """How many bytes came beyond a position of an object, named as `registry digest`; no end when it is whole."""
+        for (registry, _, digest), transfer in self._transfers.items():
+            if f"{registry} {digest}" == name and transfer.written < transfer.size:
+                return transfer.written - position
+        return float("inf")
+
     async def join(self, request: Request) -> Content | None:
         """What a transfer under way gives of the object, when it gives that soon."""
         transfer = self._transfers.get(_key(request))

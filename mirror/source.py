@@ -22,6 +22,7 @@ from mirror.trail import Trail
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
+    from mirror.floor import Judge
     from mirror.oci import ByteRange, Descriptor, Kind, Reference, Repository
     from mirror.pieces import Piece
 
@@ -91,6 +92,7 @@ class Content:
     `source` is what it counts as: the origin, but `in_flight` when another request here began to fetch it, and
     `peer_in_flight` when the peer is itself still fetching it. `givers` are all who gave a part of the bytes: it grows
     when a body goes on from another source. `lineage` names the members through which the bytes come, nearest first.
+    `judge` decides when the source is too slow, where more is known than the floor rate.
     """
 
     descriptor: Descriptor
@@ -102,6 +104,7 @@ class Content:
     zone: str = ""
     source: str = ""
     lineage: tuple[str, ...] = ()
+    judge: Judge | None = None
 
     def __post_init__(self) -> None:
         self.source = self.source or self.origin

@@ -56,6 +56,8 @@ class Surroundings:
     """Those through whom this node gets it at the moment."""
     near: Callable[[str], bool]
     """Whether a member is in this node's zone."""
+    slow: Callable[[], bool]
+    """Whether this node was found too slow of late: newcomers are sent to others, if there are any."""
 
 
 class UploadSlots:
@@ -82,9 +84,9 @@ class UploadSlots:
         if child in self._surroundings.lineage(digest):
             await _refuse(send, Code.BLOB_UNKNOWN, "the blob comes from the member that asks for it", load)
             return
-        if self._uploads >= self._slots or self._enough(children, child):
+        others = self._others(digest, child, children)
+        if self._uploads >= self._slots or self._enough(children, child) or (others and self._surroundings.slow()):
             self._observer.refused("slots")
-            others = self._others(digest, child, children)
             await _refuse(send, Code.UNAVAILABLE, "all upload slots are taken", load, others)
             return
         self._count(1)

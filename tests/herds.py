@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from gossip import UnansweredError
 from mirror.choice import Holder
-from mirror.herd import Claims, Herd
+from mirror.herd import Claims, Herd, Pace
 from mirror.herd.roster import Place, Roster
 from mirror.herd.source import Givers, Index
 from mirror.oci import Digest, Repository, Tag
@@ -55,4 +56,4 @@ def lone_herd(peers: Source, upstream: Source, index: Index) -> Herd:
     """The herd of a node that has nobody to ask: it leads whatever is not given by `peers`."""
     claims = Claims(_Nobody(), lambda: Roster(Place(ME.name, ""), ()))
     givers: Givers = peers if isinstance(peers, Peers) else _Peers(peers)
-    return Herd(givers, upstream, index, claims)
+    return Herd(givers, upstream, index, claims, Pace(lambda _object, _position: 0.0, time.monotonic))

@@ -11,6 +11,9 @@ and the leaders of the zones ask the cluster's: one copy crosses into each zone.
 time, and one that is full names its children instead (`mirror.upload_slots`); so the herd forms a tree by itself. Who
 follows tells from whom its bytes come (its *lineage*), so that nobody follows itself.
 
+**Leaving.** A follower tells its giver now and then how much it gets, and leaves one that holds back what it has while
+others give much more (`pace`).
+
 **Moving.** When a leader is lost, refused by the registry or outlived by its lease, the next claim leads, and goes on
 at the offset that it has. Credentials never go to another node: a new leader that needs some breaks off, and its
 runtime comes back to the same offset with its own.
@@ -24,7 +27,8 @@ the way to ask it, `source` puts them together; `watch` shows a herd to people. 
 """
 
 from mirror.herd.claims import Claims, Coordinator
+from mirror.herd.pace import Pace
 from mirror.herd.source import Herd
 from mirror.herd.tags import SharedTags
 
-__all__ = ["Claims", "Coordinator", "Herd", "SharedTags"]
+__all__ = ["Claims", "Coordinator", "Herd", "Pace", "SharedTags"]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from gossip import UnansweredError
 from mirror.herd.leases import RENEW_S, Leases
-from mirror.herd.words import Claim, End, Lead, Release, Renewal, Scope, read_question, read_verdict, write
+from mirror.herd.words import Claim, End, Lead, Look, Release, Renewal, Scope, Seen, read_question, read_verdict, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+    from mirror.herd.pace import Pace
     from mirror.herd.roster import Roster
     from mirror.herd.words import Question, Small, Verdict
 
@@ -35,16 +36,20 @@ class Members(Protocol):
 
 
 class Coordinator:
-    """This node's part as a coordinator: answers what other members ask."""
+    """This node's part as a coordinator, and as a giver: answers what other members ask."""
 
-    def __init__(self, alive: Callable[[str], bool], clock: Callable[[], float]) -> None:
+    def __init__(self, alive: Callable[[str], bool], pace: Pace, clock: Callable[[], float]) -> None:
         started_at = clock()
+        self._pace = pace
         self._clock = clock
         self._leases = Leases(alive, lambda: clock() - started_at < YOUNG_S)
 
     def answer(self, member: str, payload: bytes) -> bytes:
         """The verdict on what a member asks. Raises ValueError for what cannot be read."""
-        return write(self._leases.answer(member, read_question(payload), self._clock()))
+        question = read_question(payload)
+        if isinstance(question, Look):
+            return write(Seen(self._pace.too_slow(question)))
+        return write(self._leases.answer(member, question, self._clock()))
 
     def leaders(self, object_name: str) -> list[str]:
         """Who leads an object, as far as this node coordinates it."""
@@ -71,6 +76,14 @@ class Claims:
             except (UnansweredError, ValueError) as error:
                 log.debug("coordinator %s of %s: %s", name, claim.object, error)
         return Lead()
+
+    async def look(self, member: str, look: Look) -> bool | None:
+        """Whether a member that gives an object to this one is too slow; None when it does not say."""
+        try:
+            seen = await self._ask(member, look)
+        except (UnansweredError, ValueError):
+            return None
+        return seen.slow if isinstance(seen, Seen) else None
 
     def hold(self, scope: Scope, object_name: str, offset: int) -> Lease:
         """A lease that was just granted, renewed from now on."""
@@ -100,7 +113,7 @@ class Claims:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _ask(self, name: str, question: Question) -> Verdict:
+    async def _ask(self, name: str, question: Question | Look) -> Verdict:
         return read_verdict(await self._members.ask(name, write(question), ANSWER_S))
 
     def _coordinators(self, question: Question) -> list[str]:

@@ -7,9 +7,11 @@ import logging
 import random
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mirror.errors import FullError, NotFoundError, OverQuotaError, RefusedError, UnavailableError
+from mirror.floor import below_floor
 from mirror.herd.leases import PATIENCE_S
 from mirror.herd.words import (
     BODY_BYTES_MAX,
@@ -20,6 +22,7 @@ from mirror.herd.words import (
     Follow,
     Given,
     Lead,
+    Look,
     Noted,
     Probe,
     Scope,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
     from mirror.choice import Holder
     from mirror.herd.claims import Claims, Lease
+    from mirror.herd.pace import Pace
     from mirror.herd.roster import Roster
     from mirror.herd.words import Verdict
     from mirror.oci import Digest
@@ -117,11 +121,12 @@ class _Quest:
 class Herd:
     """The source of every transfer: see the package's docstring. Only whole objects and their rest to the end."""
 
-    def __init__(self, peers: Givers, upstream: Source, index: Index, claims: Claims) -> None:
+    def __init__(self, peers: Givers, upstream: Source, index: Index, claims: Claims, pace: Pace) -> None:
         self._peers = peers
         self._upstream = upstream
         self._index = index
         self._claims = claims
+        self._pace = pace
         self._closed: dict[str, float] = {}  # registries that are not to be asked before some time
         self._rng = random.Random()  # noqa: S311 - spreads load
         self._alone = FirstOf([peers, upstream])
@@ -157,7 +162,16 @@ class Herd:
         except BaseException:
             quest.end(End.LOST)
             raise
+        if content.origin == "peer":
+            content.judge = partial(self._too_slow, content.holder, quest.object)
         return _led(content, quest)
+
+    async def _too_slow(self, holder: str, object_name: str, rate: float, position: int) -> bool:
+        """Whether to leave a peer. One that does not even say is left below the floor rate."""
+        pace = self._pace.bytes_s
+        self._pace.note(rate)
+        slow = await self._claims.look(holder, Look(object_name, position, rate, pace))
+        return await below_floor(rate, position) if slow is None else slow
 
     async def _find(self, request: Request, quest: _Quest) -> Content:
         while quest.waited_s() < HOLD_S:

@@ -93,7 +93,21 @@ class Release:
     registry: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """To the member that gives me an object, of `rate` bytes a second: is it too slow? See `mirror.herd.pace`.
+
+    `position` is how far I have come; `pace` is what members give me of late.
+    """
+
+    object: str
+    position: int
+    rate: float
+    pace: float
+
+
 Question = Claim | Renewal | Release
+"""To a coordinator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +152,13 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """Whether I am too slow."""
+
+    slow: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Noted:
     """To a renewal or a release."""
 
@@ -160,20 +181,20 @@ class Part:
     leaders: tuple[str, ...] = ()
 
 
-Verdict = Lead | Follow | Wait | Probe | Closed | Given | Noted
+Verdict = Lead | Follow | Wait | Probe | Closed | Given | Seen | Noted
 
-_QUESTIONS: Final = {kind.__name__: kind for kind in (Claim, Renewal, Release)}
-_VERDICTS: Final = {kind.__name__: kind for kind in (Lead, Follow, Wait, Probe, Closed, Given, Noted)}
+_QUESTIONS: Final = {kind.__name__: kind for kind in (Claim, Renewal, Release, Look)}
+_VERDICTS: Final = {kind.__name__: kind for kind in (Lead, Follow, Wait, Probe, Closed, Given, Seen, Noted)}
 
 
-def write(message: Question | Verdict) -> bytes:
+def write(message: Question | Look | Verdict) -> bytes:
     """A message as bytes."""
     return orjson.dumps([type(message).__name__, asdict(message)], default=_bytes_out)
 
 
-def read_question(data: bytes) -> Question:
+def read_question(data: bytes) -> Question | Look:
     """Read what a member asks. Raises ValueError."""
-    question: Question = _read(data, _QUESTIONS)
+    question: Question | Look = _read(data, _QUESTIONS)
     return question
 
 
@@ -224,7 +245,7 @@ def _field(hint: Any, value: Any) -> Any:  # noqa: PLR0911 - a table
         return value
     if hint is int and type(value) is int and 0 <= value < 2**63:
         return value
-    if hint is float and type(value) in (int, float) and 0 <= value < 1e9:
+    if hint is float and type(value) in (int, float) and 0 <= value < 1e12:
         return float(value)
     if hint in (Scope, End):
         return hint(value)

@@ -18,7 +18,7 @@ from gossip import UnansweredError
 from mirror.choice import Holder, Standing
 from mirror.content_response import SOURCE_HEADER
 from mirror.errors import SourceError, UnavailableError
-from mirror.herd import Claims, Coordinator, Herd
+from mirror.herd import Claims, Coordinator, Herd, Pace
 from mirror.herd.roster import Place, Roster
 from mirror.load import LINEAGE_HEADER, write_names
 from mirror.movers import STALL_S
@@ -26,7 +26,7 @@ from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Reposi
 from mirror.peer_connection import CONNECT_S, SILENCE_S
 from mirror.peer_mac import Target
 from mirror.peers import Peers
-from mirror.pieces import Piece
+from mirror.pieces import Piece, SocketPiece
 from mirror.resuming import resuming
 from mirror.single_flight import PENDING_S
 from mirror.source import Content, Request
@@ -179,15 +179,16 @@ class Node:
         self.stocks: dict[Digest, Stock] = {}
         self.ended_at: dict[Digest, float] = {}
         self.exchanges: set[Exchange] = set()
-        self.coordinator = Coordinator(cluster.alive, loop.time)
         standing = Standing(link.zone, rng, loop.time)
         self.peers = Peers(Index(self), None, standing, self.name)
         self.peers._client = Wire(cluster, self)  # type: ignore[assignment]
         self.claims = Claims(Members(self), lambda: cluster.roster(link.zone))
         self.upstream = Upstream(cluster.registry, self)
-        self.herd = Herd(self.peers, self.upstream, Index(self), self.claims)
+        self.pace = Pace(self._ahead, loop.time)
+        self.herd = Herd(self.peers, self.upstream, Index(self), self.claims, self.pace)
         self.herd._rng = rng
-        around = Surroundings(self.peers.alternatives, self._lineage, self._near)
+        self.coordinator = Coordinator(cluster.alive, self.pace, loop.time)
+        around = Surroundings(self.peers.alternatives, self._lineage, self._near, self.pace.is_slow)
         self.slots = UploadSlots(self._give, Unobserved(), cluster.slots, around)
         self.slots._rng = rng
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -250,8 +251,11 @@ class Node:
     async def _read(self, content: Content, stock: Stock) -> None:
         stock.lineage = content.lineage
         try:
-            async for _ in content.body.pieces():
+            async for piece in content.body.pieces():
                 stock.lineage = content.lineage
+                assert isinstance(piece, SocketPiece)
+                connection: Any = piece.socket
+                await connection.take(piece)
         finally:
             await content.body.aclose()
 
@@ -260,6 +264,10 @@ class Node:
     def _lineage(self, digest: Digest) -> tuple[str, ...]:
         stock = self.stocks.get(digest)
         return stock.lineage if stock and stock.have < stock.size else ()
+
+    def _ahead(self, object_name: str, position: int) -> float:
+        stock = self.stocks[Digest.parse(object_name.partition(" ")[2])]
+        return stock.have - position if stock.have < stock.size else float("inf")
 
     def _near(self, name: str) -> bool:
         return self.cluster.nodes[name].link.zone == self.link.zone

@@ -9,18 +9,17 @@ no TCP, no cost of computing, and the network between the nodes carries everythi
 from __future__ import annotations
 
 import asyncio
-import math
 import random
+import struct
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from typing import Any
 
 from mirror.errors import UnavailableError
 from mirror.peer_connection import SILENCE_S
-from mirror.pieces import FilePiece, Piece
+from mirror.pieces import Piece, SocketPiece
 from mirror.transfer import Bell
 
-PIECES = 16
-"""In how many pieces the taker of an object is told how far it is."""
 END_BYTES = 1.0
 """Less than this is nothing: the rounding of floating point numbers."""
 
@@ -75,8 +74,6 @@ class Flow:
     progressed_at: float
     position: float = 0.0
     grant: float = 0.0
-    wake_at: float = 0.0
-    awake: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     failure: str = ""
 
@@ -117,7 +114,6 @@ class Network:
             flow.failure = failure
             if flow.giver.zone != flow.taker.zone and flow.giver.zone:
                 self.crossed += flow.position - flow.begun_at
-            flow.awake.set()
             flow.over.set()
 
     async def run(self) -> None:
@@ -164,12 +160,35 @@ class Network:
             if flow.position > flow.taken.have:
                 flow.taken.have = flow.position
                 flow.taken.grown.ring()
-            if flow.position >= flow.wake_at:
-                flow.awake.set()
             if flow.whole:
                 self.end(flow)
         elif now - flow.progressed_at > SILENCE_S and flow.taker.downlink:
             self.end(flow, "it is silent")
+
+
+class FlowSocket:
+    """A flow as the connection that its bytes come on, as far as `mirror.floor` and its taker look at it."""
+
+    def __init__(self, network: Network, flow: Flow) -> None:
+        self._network = network
+        self._flow = flow
+
+    def getsockopt(self, _level: int, _name: int, size: int) -> bytes:
+        """TCP_INFO, of which the last field asked for is how many bytes came."""
+        return bytes(size - 8) + struct.pack("=Q", int(self._flow.position) - self._flow.begun_at)
+
+    def recv(self, _size: int, _flags: int) -> bytes:
+        """Whatever comes is taken at once."""
+        raise BlockingIOError
+
+    def shutdown(self, _how: int) -> None:
+        """The taker leaves."""
+        self._network.end(self._flow, "it was left")
+
+    async def take(self, piece: SocketPiece) -> None:
+        """All that comes."""
+        await self._flow.over.wait()
+        piece.sent = int(self._flow.position) - self._flow.begun_at
 
 
 class FlowBody:
@@ -180,20 +199,13 @@ class FlowBody:
         self._flow = flow
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """A piece now and then, already moved: what counts is how long it took."""
-        flow, position = self._flow, self._flow.begun_at
-        step = max(1, math.ceil(flow.given.size / PIECES))
-        while position < flow.given.size:
-            flow.wake_at = min(position + step, flow.given.size)
-            flow.awake.clear()
-            if not flow.over.is_set() and flow.position < flow.wake_at:
-                await flow.awake.wait()
-            length = int(flow.position) - position
-            if length:
-                yield FilePiece(-1, position, length, sent=length)
-                position += length
-            if flow.over.is_set() and not flow.whole:
-                raise UnavailableError(flow.failure or "it was given up")
+        """One piece, as a peer's connection gives it."""
+        flow = self._flow
+        connection: Any = FlowSocket(self._network, flow)
+        piece = SocketPiece(connection, flow.given.size - flow.begun_at, SILENCE_S)
+        yield piece
+        if piece.sent < piece.length:
+            raise UnavailableError(flow.failure or "it was given up")
 
     async def aclose(self) -> None:
         """Take no more."""

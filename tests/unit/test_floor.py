@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from mirror import floor
-from mirror.floor import kept_above_floor
+from mirror.floor import below_floor, watched
 from tests.serving import HOST
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floor, "FLOOR_S", 0.3)
+    monkeypatch.setattr(floor, "LOOK_S", 0.3)
     monkeypatch.setattr(floor, "SAMPLE_S", 0.05)
 
 
@@ -60,30 +60,46 @@ async def read_for(connection: socket.socket, seconds: float, pause_s: float = 0
 
 async def test_a_source_below_the_floor_is_shut_down() -> None:
     async with receiving(1000, 0.02) as connection:
-        with kept_above_floor(connection):
+        with watched(connection, 0, below_floor):
             assert not await read_for(connection, 2)
 
 
 async def test_a_source_that_is_silent_is_shut_down() -> None:
     async with receiving(1000, 30) as connection:
-        with kept_above_floor(connection):
+        with watched(connection, 0, below_floor):
             assert not await read_for(connection, 2)
 
 
 async def test_a_source_above_the_floor_is_left_alone() -> None:
     async with receiving(100_000, 0.02) as connection:
-        with kept_above_floor(connection):
+        with watched(connection, 0, below_floor):
             assert await read_for(connection, 1)
 
 
 async def test_a_slow_reader_is_not_the_sources_fault() -> None:
     async with receiving(100_000, 0.0) as connection:
-        with kept_above_floor(connection):
+        with watched(connection, 0, below_floor):
             assert await read_for(connection, 1, pause_s=0.05, size=1000)
 
 
 async def test_what_is_over_is_watched_no_more() -> None:
     async with receiving(1000, 0.02) as connection:
-        with kept_above_floor(connection):
+        with watched(connection, 0, below_floor):
             pass
         assert await read_for(connection, 1)
+
+
+async def test_the_judge_is_told_the_rate_and_the_position() -> None:
+    judged: list[tuple[float, int]] = []
+
+    async def judge(rate: float, position: int) -> bool:
+        judged.append((rate, position))
+        return len(judged) == 2
+
+    async with receiving(100_000, 0.02) as connection:
+        with watched(connection, 1_000_000_000, judge) as watch:
+            assert not await read_for(connection, 2)
+            assert watch.left
+    (first_rate, first), (second_rate, second) = judged
+    assert 1_000_000_000 < first < second
+    assert all(1_000_000 < rate < 20_000_000 for rate in (first_rate, second_rate))

@@ -163,7 +163,7 @@ async def test_the_slots_that_are_taken_are_told_while_they_are() -> None:
         UploadSlots,
         observer=metrics.face("peer"),
         slots=2,
-        surroundings=Surroundings(lambda _: [], lambda _: [], lambda _: True),
+        surroundings=Surroundings(lambda _: [], lambda _: [], lambda _: True, lambda: False),
     )
     app = create_registry(source, metrics.face("peer"), [slots])
     async with serving(app) as url, aiohttp.ClientSession() as session, session.get(url + path()) as response:

@@ -55,14 +55,19 @@ class Slow:
 
 
 @asynccontextmanager
-async def node(store: Slow, metrics: Metrics, *alternatives: str, lineage: Sequence[str] = ()) -> AsyncGenerator[str]:
+async def node(
+    store: Slow, metrics: Metrics, *alternatives: str, lineage: Sequence[str] = (), slow: bool = False
+) -> AsyncGenerator[str]:
     """The peer face of a node with `SLOTS` upload slots."""
     slots = Middleware(
         UploadSlots,
         observer=metrics.face("peer"),
         slots=SLOTS,
         surroundings=Surroundings(
-            lambda digest: list(alternatives), lambda digest: lineage, lambda name: not name.startswith("far")
+            lambda digest: list(alternatives),
+            lambda digest: lineage,
+            lambda name: not name.startswith("far"),
+            lambda: slow,
         ),
     )
     async with serving(create_registry(store, metrics.face("peer"), [slots])) as url:
@@ -71,6 +76,17 @@ async def node(store: Slow, metrics: Metrics, *alternatives: str, lineage: Seque
 
 def blob(url: str) -> str:
     return f"{url}/v2/lib/app/blobs/{DIGEST}?ns=registry.test"
+
+
+async def test_a_node_that_was_found_slow_sends_newcomers_to_others_if_there_are_any() -> None:
+    store, metrics = Slow(), Metrics()
+    store.may_end.set()
+    async with aiohttp.ClientSession() as session:
+        async with node(store, metrics, "other", slow=True) as url, session.get(blob(url)) as answer:
+            assert answer.status == 503
+            assert answer.headers[ALTERNATIVES_HEADER] == "other"
+        async with node(store, metrics, slow=True) as url, session.get(blob(url)) as answer:
+            assert answer.status == 200
 
 
 async def test_a_full_node_says_503_with_its_load_and_names_others() -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gossip import UnansweredError
-from mirror.herd import Claims, Coordinator
+from mirror.herd import Claims, Coordinator, Pace
 from mirror.herd.claims import ANSWER_S, YOUNG_S
 from mirror.herd.leases import AGAIN_S, GRACE_S, RENEW_S, RENEWED_S
 from mirror.herd.roster import Place, Roster
-from mirror.herd.words import Claim, End, Follow, Lead, Question, Release, Renewal, Scope, Wait, read_question
+from mirror.herd.words import Claim, End, Follow, Lead, Look, Question, Release, Renewal, Scope, Wait, read_question
 from tests.simulated_time import run
 
 OBJECT = "registry.test sha256:0"
@@ -25,11 +25,15 @@ class Town:
     """Some members, all of them coordinators; `gone` do not answer."""
 
     gone: set[str] = field(default_factory=set)
-    heard: list[tuple[str, str, Question]] = field(default_factory=list)
+    ahead: float = float("inf")
+    heard: list[tuple[str, str, Question | Look]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         clock = asyncio.get_running_loop().time
-        self.coordinators = {name: Coordinator(lambda name: name not in self.gone, clock) for name in NAMES}
+        self.paces = {name: Pace(lambda _object, _position: self.ahead, clock) for name in NAMES}
+        self.coordinators = {
+            name: Coordinator(lambda name: name not in self.gone, self.paces[name], clock) for name in NAMES
+        }
         self.ranks = Roster(Place("ann", ""), [Place(name, "") for name in NAMES[1:]]).in_cluster(OBJECT.encode())
 
     def claims(self, name: str) -> Claims:
@@ -141,5 +145,17 @@ def test_a_claim_does_not_overtake_the_release_before_it() -> None:
         assert [type(word) for _, coordinator, word in town.heard if coordinator == town.ranks[0]] == [Release, Claim]
         assert not claims._releasing
         await claims.aclose()
+
+    play(scene)
+
+
+def test_a_giver_says_whether_it_is_too_slow_and_one_that_is_gone_says_nothing() -> None:
+    async def scene(town: Town) -> None:
+        claims = town.claims("ann")
+        town.paces["bob"].note(100e6)
+        assert await claims.look("bob", Look(OBJECT, 0, 50e6, 0.0)) is False
+        assert await claims.look("bob", Look(OBJECT, 0, 10e6, 0.0)) is True
+        town.gone.add("bob")
+        assert await claims.look("bob", Look(OBJECT, 0, 10e6, 0.0)) is None
 
     play(scene)

@@ -12,7 +12,7 @@ import pytest
 
 from mirror.choice import Holder
 from mirror.errors import NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
-from mirror.herd import Claims, Coordinator, Herd
+from mirror.herd import Claims, Coordinator, Herd, Pace
 from mirror.herd.claims import YOUNG_S
 from mirror.herd.roster import Place, Roster
 from mirror.herd.source import HOLD_S
@@ -109,14 +109,17 @@ class Town:
         self.giving: set[str] = set()
         self.asked: list[tuple[str, str | None]] = []
         self.places = [Place(name, name.partition("-")[0]) for name in names]
-        self.coordinators = {name: Coordinator(lambda _: True, clock) for name in names}
+        self.pace = Pace(lambda _object, _position: 0.0, clock)
+        self.coordinators = {name: Coordinator(lambda _: True, self.pace, clock) for name in names}
         self.members = [Holder(Target(each.name, "1"), each.name, each.zone) for each in self.places]
 
     def herd(self, name: str) -> Herd:
         me = next(each for each in self.places if each.name == name)
         roster = Roster(me, [each for each in self.places if each != me])
         index = Nobody(self.members)
-        return Herd(Givers(self), self.registry.source(name), index, Claims(Voice(self, name), lambda: roster))
+        return Herd(
+            Givers(self), self.registry.source(name), index, Claims(Voice(self, name), lambda: roster), self.pace
+        )
 
     async def pull(self, name: str, request: Request = LARGE_REQUEST) -> Content:
         """Open, and from then on give it to others while it comes."""
