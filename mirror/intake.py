@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """The most that one call takes: what readers wait for at full speed."""
-BATCH_S: Final = 0.02
-"""The longest that one call takes, but for the disk."""
+BATCH_S: Final = 0.05
+"""The longest that one call takes, but for the disk; so late are the bytes of a slow source. Less wakes threads more
+often, which is what many slow transfers cost."""
 GATHER_S: Final = 0.005
 """How long it waits for more after the last bytes; it is the most that a byte is late."""
 PAUSE_S: Final = 0.001
+SLOW_PAUSE_S: Final = 0.004
+"""How long it pauses after less than `SLOW_BYTES`, so that more is taken at a time."""
+SLOW_BYTES: Final = 64 * 1024
 BUFFER_BYTES: Final = 256 * 1024
 PIPE_BYTES: Final = 1024 * 1024
 
@@ -125,7 +129,7 @@ def write_all(file: FileIO, part: bytes | memoryview) -> None:
 
 def _take_all(wanted: int, take: Callable[[int], int]) -> int:
     """Let `take` take until there is no more to be had now. What fails after the first bytes will have ended later."""
-    taken, now = 0, time.monotonic()
+    taken, size, now = 0, 0, time.monotonic()
     ends_at, pauses_until = now + BATCH_S, now + GATHER_S
     while taken < wanted and now < ends_at:
         try:
@@ -135,7 +139,7 @@ def _take_all(wanted: int, take: Callable[[int], int]) -> int:
                 if not taken:
                     raise
                 break
-            time.sleep(PAUSE_S)
+            time.sleep(PAUSE_S if size >= SLOW_BYTES else SLOW_PAUSE_S)
             now = time.monotonic()
             continue
         except NoRoomError:

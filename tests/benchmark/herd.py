@@ -104,7 +104,11 @@ async def start(nodes: Sequence[Node], runtimes: Sequence[Node], registry: Regis
 
 
 async def limit(node: Node, mbit: int) -> None:
-    """The node's link takes and gives so much. The registry is on the other side of it, as fast as need be."""
+    """The node's link takes and gives so much. The registry is on the other side of it, as fast as need be.
+
+    What the node sends is controlled by Reno: in a queue that is not fair, a flow of BBR may starve beside others.
+    """
+    await node.run("sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno")
     rate = ("root", "tbf", "rate", f"{mbit}mbit", "burst", "256kb", "latency", "100ms")
     await run("tc", "qdisc", "add", "dev", node.link, *rate)
     await node.run("tc", "qdisc", "add", "dev", "eth0", *rate)
