@@ -85,7 +85,7 @@ class Metrics:
 
         self.misses = self._counter("misses", "Sources that did not give an object, and why.", "source", "reason")
         self.hedges = self._counter("hedges", "Second peers asked because the first was slow to answer.")
-        self.stalls = self._counter("stalls", "Peers left because they gave less than the floor rate.")
+        self.stalls = self._counter("stalls", "Peers left because they gave much less than others do.")
         self.resumes = self._counter("resumes", "Answers that went on from another source, by that source.", "source")
 
         self.herd = self._counter("herd", "Objects fetched together: led, followed or escaped to upstream.", "role")

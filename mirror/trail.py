@@ -55,7 +55,7 @@ class What(StrEnum):
     HEDGED = "hedged"
     """It was slow to answer, so another one was asked as well."""
     STALLED = "stalled"
-    """It gave less than the floor rate, and was left."""
+    """It gave much less than others do, and was left."""
     RESUMED = "resumed"
     """The rest of an answer that broke off comes from here."""
 

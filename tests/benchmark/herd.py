@@ -4,9 +4,10 @@
         [--zones N] [--warm] [--kill-leaders N] [--kill-coordinator] [--public] [--json FILE]
 
 Real agents, each in a network namespace with a link of `--mbit` in each direction; some nodes have a real containerd,
-which pulls by CRI, the others a client that behaves like one (`tests.benchmark.herd_client`) and keeps nothing, so that
-their agents go through a spool of `--spool` MB. The registry is Debian's docker-registry with Bearer tokens. Counted is
-what leaves the registry, whoever asked: agents, and runtimes that fell back to it.
+which pulls by CRI through a spool of `--spool` MB, the others a client that behaves like one
+(`tests.benchmark.herd_client`). It keeps nothing, so its agent does, in an OCI layout: what a runtime pulled stays. The
+registry is Debian's docker-registry with Bearer tokens. Counted is what leaves the registry, whoever asked: agents, and
+runtimes that fell back to it.
 
 Baseline: without a mirror every node takes one copy from the registry. Times are in units of F/u, the time that the
 image takes over one link. Needs root and the lab's tools.
@@ -87,7 +88,7 @@ async def start(nodes: Sequence[Node], runtimes: Sequence[Node], registry: Regis
         extra: list[str | Path] = ["--zone", f"zone-{number % options.zones}", "--spool-bytes-max", f"{options.spool}M"]
         if node not in runtimes:
             layout = node.directory / "layout"
-            extra += ["--store", "oci-layout", "--layout-dir", layout, "--layout-bytes-max", "1M"]
+            extra += ["--store", "oci-layout", "--layout-dir", layout, "--layout-bytes-max", "4G"]
         agents.append(Agent(node, seeds, [registry], extra))
     await asyncio.gather(*(agent.process.start() for agent in agents))
 
