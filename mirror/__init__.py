@@ -41,5 +41,5 @@ object. *Digest*, *descriptor*, *reference*, *tag*, *repository*, *registry*: as
 `spool` and `intake`, `suspicion`; `herd`, with `upload_slots`; `stores`; `elements`, `cluster` and `hearsay`, and
 `bootstrap` with `election` and `lease` for who lets it in; then `app`, which puts an agent together, `settings` with
 `registry_table`, `live` for what changes of them, and `cli`. Apart from these: what leads runtimes here (`hosts` with
-`hosts_toml`, `registries_conf`) and what tells whether it works (`explain`, `doctor`).
+`hosts_toml`, `registries_conf` with `registry_ports`) and what tells whether it works (`explain`, `doctor`).
 """
