@@ -18,6 +18,7 @@ from mirror.demo.client import pull
 from mirror.demo.scene import REPOSITORY, TAG, Agent, DemoRegistry, build_demo_image, running_agents
 from mirror.http_server import HttpServer
 from mirror.metrics import Metrics
+from mirror.oci import Digest
 from mirror.registry import create_registry
 from mirror.stores.oci_layout import OciLayout
 from tests.page.browser import Visit, visiting
@@ -28,24 +29,24 @@ from tests.unwatched import Unwatched
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from mirror.demo.client import Fetched
 
 AGENTS = 10
 ZONES = ("zone-a", "zone-b", "zone-c")
 SLOW_BYTES, SLOW_S = 16 * 1024, 0.25
 """A client that reads so little at a time, so that there is something to see."""
-REGISTRY_BYTES, REGISTRY_S = 256 * 1024, 1.0
-"""A slow registry gives so little at a time: a layer takes half a minute."""
+LAYER_BYTES = 128 * 1024 * 1024
+REGISTRY_S = 0.5
+"""How long a slow registry waits after each piece of at most 1 MB: a layer takes a minute, and no peer is too slow."""
 MANY = 1000
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
-async def read_slowly(agent: Agent, layer: Fetched) -> None:
-    """Pull a layer as a runtime that is busy with other things."""
-    path = f"{agent.url}/v2/{REPOSITORY.name}/blobs/{layer.digest}?ns={REPOSITORY.registry}"
+async def read_layer(agent: Agent, digest: str, pause_s: float = 0.0) -> None:
+    """Pull a layer, as a runtime that is busy with other things if there is a pause after each piece."""
+    path = f"{agent.url}/v2/{REPOSITORY.name}/blobs/{digest}?ns={REPOSITORY.registry}"
     async with aiohttp.ClientSession(read_bufsize=SLOW_BYTES) as session, session.get(path) as response:
         while await response.content.read(SLOW_BYTES):
-            await asyncio.sleep(SLOW_S)
+            await asyncio.sleep(pause_s)
 
 
 @pytest.mark.timeout(400)
@@ -65,7 +66,7 @@ async def test_ten_agents_that_pull_are_seen_in_every_view(
         for agent in agents[1:4]:
             await pull(agent.url, REPOSITORY, TAG, Unwatched())
         await _see_cluster_and_find(agents[1].url, screenshots)
-        slow = [tasks.create_task(read_slowly(agents[4], layer)) for layer in layers[:3]]
+        slow = [tasks.create_task(read_layer(agents[4], str(layer.digest), SLOW_S)) for layer in layers[:3]]
         await _see_transfers(agents[4].url, screenshots)
         for task in slow:
             task.cancel()
@@ -131,27 +132,33 @@ class Throttled:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_slowly(message: Message) -> None:
-            while len(body := message.get("body", b"")) > REGISTRY_BYTES:
-                await send({**message, "body": body[:REGISTRY_BYTES], "more_body": True})
-                await asyncio.sleep(REGISTRY_S)
-                message = {**message, "body": body[REGISTRY_BYTES:]}
             await send(message)
+            if len(message.get("body", b"")) > SLOW_BYTES:
+                await asyncio.sleep(REGISTRY_S)
 
         await self.app({**scope, "extensions": {}}, receive, send_slowly)
 
 
-async def leader_of(agents: list[Agent]) -> tuple[Agent, str]:
-    """An agent that gives something to several others while it still fetches it, and the digest of that."""
+async def leader_of(agents: list[Agent]) -> Agent:
+    """An agent that gives something to several others while it still fetches it from the registry."""
     async with aiohttp.ClientSession() as session, asyncio.timeout(60):
         while True:
             for agent in agents:
                 async with session.get(f"{agent.url}/-/api/transfers") as response:
                     transfers = await response.json()
                 readers = Counter(each["digest"] for each in transfers["answers"] if each["face"] == "peer")
-                fetching = {each["digest"] for each in transfers["fetching"] if each["fetched"] < each["size"]}
-                for digest, count in readers.items():
-                    if count >= 2 and digest in fetching:
-                        return agent, digest
+                fetching = {each["digest"] for each in transfers["fetching"] if each["givers"] == ["upstream"]}
+                if any(count >= 2 and digest in fetching for digest, count in readers.items()):
+                    return agent
+
+
+def make_layer(directory: Path) -> str:
+    """A layout with one large blob; its digest."""
+    data = bytes(LAYER_BYTES)
+    digest = Digest.of(data)
+    (directory / "blobs" / "sha256").mkdir(parents=True)
+    (directory / "blobs" / "sha256" / digest.hex).write_bytes(data)
+    return str(digest)
 
 
 @pytest.mark.timeout(400)
@@ -159,7 +166,7 @@ async def test_a_herd_of_ten_is_watched_as_a_tree(
     tmp_path: Path, screenshots: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scene, "START_TIMEOUT_S", 180.0)
-    await asyncio.to_thread(build_demo_image, tmp_path / "registry")
+    digest = await asyncio.to_thread(make_layer, tmp_path / "registry")
     layout = OciLayout(tmp_path / "registry", sys.maxsize)
     registry = create_registry(layout, Metrics().face("upstream"), [Middleware(Throttled)], itself=REPOSITORY.registry)
     names = [f"node-{number}" for number in range(AGENTS)]
@@ -168,9 +175,9 @@ async def test_a_herd_of_ten_is_watched_as_a_tree(
         running_agents(names, tmp_path, url, ZONES) as agents,
         asyncio.TaskGroup() as tasks,
     ):
-        pulls = [tasks.create_task(pull(agent.url, REPOSITORY, TAG, Unwatched())) for agent in agents]
+        pulls = [tasks.create_task(read_layer(agent, digest)) for agent in agents]
+        leader = await leader_of(agents)
         for scheme in SCHEMES:
-            leader, digest = await leader_of(agents)
             async with visiting(leader.url, "transfers", scheme) as visit:
                 await asyncio.sleep(3)  # until rates are known
                 await visit.until("/node-\\d\\s+in flight/.test(document.getElementById('transfer-tree').innerText)")
