@@ -119,10 +119,6 @@ class Cell:
         assert not self.sequences
         self._index.release_slot(self.slot)
 
-    def keys(self) -> list[bytes]:
-        """The keys of all elements, in the order of their numbers."""
-        return self._index.keys(self.identities)
-
     def elements(self, start: int = 0) -> tuple[Addition, ...]:
         """The numbers and keys of the elements from that position on."""
         return tuple(zip(self.sequences[start:], self._index.keys(self.identities[start:]), strict=True))
@@ -133,7 +129,7 @@ class Cell:
         assert numbers == sorted(set(numbers)), "I1: sequence numbers ascend"
         assert not numbers or 1 <= numbers[0] <= numbers[-1] <= self.version, "I1: within 1 to version"
         audit = 0
-        for key in self.keys():
+        for _, key in self.elements():
             assert self._index.holds(self.slot, key), "every element is in the index"
             audit ^= audit_of(key)
         assert audit == self.audit, "I4: the audit hash is that of the live keys"

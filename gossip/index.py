@@ -17,13 +17,14 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
+from contextlib import contextmanager
 from functools import reduce
 from itertools import pairwise
 from operator import xor
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 SLOTS_MAX: Final = 1 << 16
 """Slots are unsigned 16-bit numbers; the limit on members (`gossip.membership.MEMBERS_MAX`) lies far below."""
@@ -46,6 +47,9 @@ class Index:
         # A lone holder, the most common case by far in small clusters, is the bare number.
         self._holders: list[int | array[int]] = []
         self._free_ids: list[int] = []
+        self._pins = 0
+        self._pinned_ids: list[int] = []
+        """Of keys that went while somebody read ids; they are free when nobody does any more."""
         self._free_slots: list[int] = []
         self.slots_claimed = 0
         self._groups: dict[bytes, dict[int, None]] = {}
@@ -74,6 +78,18 @@ class Index:
     def keys(self, identities: Iterable[int]) -> list[bytes]:
         """The keys that some ids stand for."""
         return list(map(self._keys.__getitem__, identities))
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Within this every id goes on to stand for its key, also when the key goes: for who reads many, some at a
+        time."""
+        self._pins += 1
+        try:
+            yield
+        finally:
+            self._pins -= 1
+            while self._pinned_ids and not self._pins:
+                self._free(self._pinned_ids.pop())
 
     def audit(self, identities: Iterable[int]) -> int:
         """The audit hash of the keys that some ids stand for."""
@@ -151,7 +167,7 @@ class Index:
             group = self._group_of(key)
             assert group is None or identity in self._groups[group]
         assert pairs == self.pairs
-        assert len(self._ids) + len(self._free_ids) == len(self._keys) == len(self._audits)
+        assert len(self._ids) + len(self._free_ids) + len(self._pinned_ids) == len(self._keys) == len(self._audits)
 
     def _new_key(self, slot: int, key: bytes) -> int:
         if self._free_ids:
@@ -179,6 +195,12 @@ class Index:
             del members[identity]
             if not members:
                 del self._groups[group]
+        if self._pins:
+            self._pinned_ids.append(identity)
+        else:
+            self._free(identity)
+
+    def _free(self, identity: int) -> None:
         self._keys[identity] = b""
         self._free_ids.append(identity)
 

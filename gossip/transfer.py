@@ -96,11 +96,13 @@ class Outgoing:
                     yield work, delta
                     continue
             # What changes from now on is not in it, however long it takes to send.
-            head, sequences, keys = (owner, cell.epoch, cell.version), cell.sequences[:], cell.keys()
-            for start in range(0, max(1, len(keys)), PIECE_PAIRS_MAX):
-                end = start + PIECE_PAIRS_MAX
-                run = _Run(head, end >= len(keys), tuple(sequences[start:end]), keys[start:end])
-                yield PIECE_WORK + len(run.keys), run
+            head, sequences, identities = (owner, cell.epoch, cell.version), cell.sequences[:], cell.identities[:]
+            with self._held.index.pinned():
+                for start in range(0, max(1, len(sequences)), PIECE_PAIRS_MAX):
+                    end = start + PIECE_PAIRS_MAX
+                    keys = self._held.index.keys(identities[start:end])
+                    run = _Run(head, end >= len(sequences), tuple(sequences[start:end]), keys)
+                    yield PIECE_WORK + len(keys), run
 
     def _piece(self, run: _Run, fresh: list[bytes]) -> Piece:
         numbers = self._numbers

@@ -48,6 +48,27 @@ def test_sets_of_any_size_arrive_in_small_parts(sizes: list[int], overlap: int) 
     assert sum(len(part.keys) for part in parts) == len(source.index), "each key is sent once"
 
 
+def test_what_changes_while_a_set_is_sent_is_not_in_it() -> None:
+    """Its keys go meanwhile, and others come in their place."""
+    source, target = holding([3 * PART_WORK_MAX, 0, 0], 0), ORSet("you", Epoch(1, 1), lambda _key: None)
+    there, elements = source.at("ann"), source.elements("ann")
+    outgoing = Outgoing(source, (), [("ann", BOTTOM, 0)])
+    first = outgoing.next()
+    assert first is not None
+    others = tuple((number, b"other%d" % number) for number in range(1, len(elements) + 1))
+    source.apply(Snapshot("ann", Epoch(2, 1), len(others), others))
+    source.check()
+    incoming = Incoming("me", target, 0.0)
+    for part in (first, *iter(outgoing.next, None)):
+        for owner, cell in incoming.take(part) or ():
+            assert target.install(owner, cell) is Outcome.APPLIED
+    assert (target.at("ann"), target.elements("ann")) == (there, elements)
+    size = len(source.index._keys)
+    source.apply(Snapshot("bob", Epoch(1, 1), 2, ((1, b"one"), (2, b"two"))))
+    assert len(source.index._keys) == size, "what went is used again when nobody reads it"
+    source.check()
+
+
 @settings(deadline=None, max_examples=50)
 @given(sizes, st.data())
 def test_an_answer_that_loses_a_part_is_given_up_and_leaves_nothing(sizes: list[int], data: st.DataObject) -> None:
