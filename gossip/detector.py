@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +51,8 @@ CONFIRMATIONS: Final = 3
 """So many others that suspect the same member shorten the wait to the minimum."""
 ROUND_S: Final = 5.0
 """How often a random member is probed."""
+LOOKED_AT_MAX: Final = 1000
+"""So many members, most of whom may be gone, are gone through to find one to probe: 1 ms of work."""
 REVIVAL_S: Final = 10.0
 REVIVERS_MIN: Final = 10
 """How often a member that is DOWN is pinged; more often where fewer than so many live members do it."""
@@ -332,15 +335,14 @@ class Detector:
             self.claims.append(Claim(replace(other.member, status=Status.DOWN)))
 
     def _next_of_round(self, now: float) -> None:
-        while self._newcomers:
-            name = next(iter(self._newcomers))
+        for name in list(islice(self._newcomers, LOOKED_AT_MAX)):
             del self._newcomers[name]
             if self._probe(name, now):
                 return
         if not self._order:
             self._order = self._membership.live()
             self._rng.shuffle(self._order)
-        while self._order:
+        for _ in range(min(len(self._order), LOOKED_AT_MAX)):
             if self._probe(self._order.pop(), now):
                 return
 

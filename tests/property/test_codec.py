@@ -157,7 +157,7 @@ def test_any_frames_raise_only_the_decode_error(frames: list[bytes]) -> None:
         decode("c", frames)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(messages(), st.data())
 def test_a_damaged_message_raises_only_the_decode_error(sent: tuple[Sender, Message], data: st.DataObject) -> None:
     frames = encode("c", *sent)
