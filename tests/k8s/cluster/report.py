@@ -29,7 +29,7 @@ def write_report(seconds: Mapping[str, float]) -> None:
         "Kubernetes": f"{KUBERNETES_VERSION} ({', '.join(PROGRAMS)})",
         "containerd": version(fetch(NEWEST)),
         "CoreDNS, helm": f"{COREDNS_VERSION}, {HELM_VERSION.removeprefix('v')}",
-        "machine": f"{system.sysname} {system.release}, {os.cpu_count()} cores",
+        "machine": f"{system.sysname} {system.release.partition('-')[0]}, {os.cpu_count()} cores",
     }
     lines = [
         "# The last green run on a real Kubernetes",
