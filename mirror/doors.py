@@ -6,6 +6,7 @@ led here by DNS rebinding names its own). The peer face is for holders of the cl
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from mirror.peer_mac import PeerMac, Target
 
+ADDRESSES_MAX: Final = 64
+"""Addresses of clients that were looked at; the clients of one machine have one or two."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -43,7 +46,8 @@ class LoopbackDoor:
         """Pass the request on, or answer 403."""
         if scope["type"] != "http":
             return
-        if not _is_loopback(scope.get("client")):
+        client = scope.get("client")
+        if client is None or not _is_loopback(client[0]):
             self._observer.refused("address")
             await _refuse(send, "this port serves clients on the same machine only")
         elif _host_name(scope) not in LOOPBACK_NAMES:
@@ -76,8 +80,9 @@ class PeerDoor:
             await _refuse(send, "this port serves members of the cluster only")
 
 
-def _is_loopback(client: tuple[str, int] | None) -> bool:
-    return client is not None and ip_address(client[0]).is_loopback
+@lru_cache(ADDRESSES_MAX)
+def _is_loopback(address: str) -> bool:
+    return ip_address(address).is_loopback
 
 
 def _host_name(scope: Scope) -> str:

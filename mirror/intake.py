@@ -1,8 +1,9 @@
 """Brings what comes on a connection into a file.
 
-`receive` and `splice` block for some milliseconds, so they are for threads; the others are for the event loop. At full
-speed a loop would be woken for every few packets. So it waits until something has come, and then a thread takes that
-and what comes within the next milliseconds, up to `BATCH_BYTES`. No thread waits for a source that is silent.
+`receive` and `splice` block for some milliseconds, so they are for threads; the others are for the event loop. It would
+be woken for every few packets, and each wake-up, with a turn of a thread and one of each reader, costs more than the
+bytes. So the kernel is told to wake it for many bytes, or for what has come within some milliseconds; a thread takes
+that, and goes on taking while much comes. No thread waits for a source that is slow.
 
 Bytes that are to be hashed pass through a buffer that stays in the cache; all others are moved by splice(2),
 which copies them once less.
@@ -14,26 +15,25 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Coroutine
     from io import FileIO
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """The most that one call takes: what readers wait for at full speed."""
-BATCH_S: Final = 0.05
-"""The longest that one call takes, but for the disk; so late are the bytes of a slow source. Less wakes threads more
-often, which is what many slow transfers cost."""
-GATHER_S: Final = 0.005
-"""How long it waits for more after the last bytes; it is the most that a byte is late."""
+BATCH_S: Final = 0.02
+"""The longest that one call takes, but for the disk."""
+GATHER_BYTES: Final = 1024 * 1024
+GATHER_S: Final = 0.03
+"""A thread is called when so much has come, or when anything has after this time: the most that a byte is late."""
 PAUSE_S: Final = 0.001
-SLOW_PAUSE_S: Final = 0.004
-"""How long it pauses after less than `SLOW_BYTES`, so that more is taken at a time."""
-SLOW_BYTES: Final = 64 * 1024
+PAUSE_BYTES_MIN: Final = 128 * 1024
+"""A pause of a thread is worth it when so much came in the one before: from a gigabit a second on."""
 BUFFER_BYTES: Final = 256 * 1024
 PIPE_BYTES: Final = 1024 * 1024
 
@@ -90,18 +90,30 @@ def splice(connection: socket.socket, wanted: int, file: int) -> int:
         os.close(write_end)
 
 
-async def readable(connection: socket.socket, silence_s: float) -> None:
-    """Wait until something has come on a connection. Raises `TimeoutError` after `silence_s`."""
+async def readable(connection: socket.socket, wanted: int, silence_s: float) -> None:
+    """Wait until `wanted` bytes (or many) have come on a connection, or what comes within a moment.
+
+    Raises `TimeoutError` when nothing comes for `silence_s`.
+    """
     loop = asyncio.get_running_loop()
     come = asyncio.Event()
+    _wake_for(connection, min(wanted, GATHER_BYTES))
     loop.add_reader(connection.fileno(), come.set)
+    gathering = loop.call_later(GATHER_S, _wake_for, connection, 1)
     try:
         async with asyncio.timeout(silence_s):
             await come.wait()
     except TimeoutError:
         raise TimeoutError(f"it was silent for {silence_s:g} s") from None
     finally:
+        gathering.cancel()
         loop.remove_reader(connection.fileno())
+        _wake_for(connection, 1)
+
+
+def _wake_for(connection: socket.socket, size: int) -> None:
+    """The connection is readable from `size` bytes on, or at its end (SO_RCVLOWAT, socket(7))."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
 
 async def finished(work: Coroutine[None, None, T]) -> T:
@@ -129,18 +141,17 @@ def write_all(file: FileIO, part: bytes | memoryview) -> None:
 
 def _take_all(wanted: int, take: Callable[[int], int]) -> int:
     """Let `take` take until there is no more to be had now. What fails after the first bytes will have ended later."""
-    taken, size, now = 0, 0, time.monotonic()
-    ends_at, pauses_until = now + BATCH_S, now + GATHER_S
-    while taken < wanted and now < ends_at:
+    taken, before_pause, ends_at = 0, 0, time.monotonic() + BATCH_S
+    while taken < wanted:
         try:
             size = take(wanted - taken)
         except BlockingIOError:
-            if now >= pauses_until:
-                if not taken:
-                    raise
+            if not taken:
+                raise
+            if taken - before_pause < PAUSE_BYTES_MIN or time.monotonic() >= ends_at:
                 break
-            time.sleep(PAUSE_S if size >= SLOW_BYTES else SLOW_PAUSE_S)
-            now = time.monotonic()
+            before_pause = taken
+            time.sleep(PAUSE_S)
             continue
         except NoRoomError:
             raise
@@ -151,6 +162,4 @@ def _take_all(wanted: int, take: Callable[[int], int]) -> int:
         if not size:
             break
         taken += size
-        now = time.monotonic()
-        pauses_until = now + GATHER_S
     return taken

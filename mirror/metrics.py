@@ -206,6 +206,7 @@ class FaceObserver:
         self._requests = cache(partial(metrics.requests.labels, face))  # finding a series takes longer than to count
         self._bytes = cache(partial(metrics.bytes.labels, face))
         self._first_byte = cache(metrics.first_byte.labels)
+        self._throughput = cache(metrics.throughput.labels)
 
     def noted(self, step: Step) -> None:
         """Count a step that was taken for a request."""
@@ -236,7 +237,7 @@ class FaceObserver:
             metrics.incomplete.labels(self._face, source).inc()
         took_s = answer.duration_s - answer.first_byte_s
         if self._face == "client" and size >= THROUGHPUT_BYTES_MIN and took_s > 0:
-            metrics.throughput.labels(source, self._zone(answer)).observe(size / took_s)
+            self._throughput(source, self._zone(answer)).observe(size / took_s)
 
     def refused(self, reason: str) -> None:
         """Count a request turned away before it was read."""

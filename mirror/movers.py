@@ -30,8 +30,6 @@ STALL_S: Final = 60.0
 """How long a client may take nothing; runtimes pause for seconds while they unpack."""
 DISK_S: Final = 10.0
 """How long a disk may take to read one window before another source is tried."""
-TOUCH_BYTES: Final = 128 * 1024
-"""Distance of the bytes that are read to bring a window into the page cache; below the kernel's read-ahead."""
 
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -167,16 +165,7 @@ class FileMover(Mover):
 
     def _fetch(self, position: int, size: int) -> None:
         file = os.dup(self._file)  # the thread may outlive this mover
-
-        def read() -> None:
-            try:
-                os.posix_fadvise(file, position, 2 * size, os.POSIX_FADV_WILLNEED)
-                for at in (*range(position, position + size, TOUCH_BYTES), position + size - 1):
-                    os.pread(file, 1, at)
-            finally:
-                os.close(file)
-
-        self._warming = self._loop.run_in_executor(self._disk, read)
+        self._warming = self._loop.run_in_executor(self._disk, _read_ahead, file, position, size)
         self._warming.add_done_callback(lambda warming: self._fetched(warming, position + size))
 
     def _fetched(self, warming: asyncio.Future[None], warm_until: int) -> None:
@@ -189,6 +178,22 @@ class FileMover(Mover):
             return
         self._warm_until = warm_until  # should it have been evicted again meanwhile, sendfile waits for the disk
         self._proceed()
+
+
+def _read_ahead(file: int, position: int, size: int) -> None:
+    """Wait until a window of a file is in the page cache and the next is on its way; closes the file.
+
+    The window is sent to /dev/null, which takes pages without copying them: one call that waits for them all. Many
+    small reads would each take the interpreter's lock from the event loop's thread.
+    """
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(file, position, 2 * size, os.POSIX_FADV_WILLNEED)
+        while size and (read := os.sendfile(null, file, position, size)):
+            position, size = position + read, size - read
+    finally:
+        os.close(null)
+        os.close(file)
 
 
 class SocketMover(Mover):

@@ -104,12 +104,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Measure the head before anything is done about it."""
-        sizes = [len(name) + len(value) + 4 for name, value in self.headers]
+        size, has_body = len(self.url), False
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
+            has_body |= name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
         if len(self.url) > URL_BYTES_MAX:
             self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, "url")
-        if len(sizes) > HEADERS_MAX or len(self.url) + sum(sizes) > HEAD_BYTES_MAX:
+        if len(self.headers) > HEADERS_MAX or size > HEAD_BYTES_MAX:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head")
-        if self.parser.get_method() in {b"GET", b"HEAD"} and _announces_body(self.headers):
+        if has_body and self.parser.get_method() in {b"GET", b"HEAD"}:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body")
         if len(self.pipeline) >= PIPELINED_MAX:
             self._refuse(HTTPStatus.BAD_REQUEST, "pipeline")
@@ -170,9 +173,3 @@ class LimitedProtocol(HttpToolsProtocol):
 
 class _OverLimitError(Exception):
     """Ends the parsing of a request."""
-
-
-def _announces_body(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0") for name, value in headers
-    )

@@ -306,7 +306,7 @@ class Transfer:
             await self._make_room(wanted)
             try:
                 if not full:
-                    await readable(piece.socket, piece.silence_s)
+                    await readable(piece.socket, wanted, piece.silence_s)
                 length = await finished(self._file.write_from(piece.socket, wanted))
             except NoRoomError:
                 raise UnavailableError("the disk took no more") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mirror import intake
-from mirror.intake import BATCH_BYTES, GATHER_S, SLOW_PAUSE_S, NoRoomError, finished, readable, receive, splice
+from mirror.intake import BATCH_BYTES, BATCH_S, PAUSE_S, NoRoomError, finished, readable, receive, splice
 
 DATA = random.Random(2).randbytes(9_000_000)
 Take = Callable[[socket.socket, int], int]
@@ -75,6 +75,7 @@ def test_what_the_source_gave_before_its_end_is_kept(take: Take, tmp_path: Path)
 
 
 def test_what_the_source_gave_before_it_failed_is_kept(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "PAUSE_BYTES_MIN", 1)
     with pair() as (ours, theirs):
         theirs.sendall(b"x")
         time.sleep(0.05)
@@ -84,20 +85,34 @@ def test_what_the_source_gave_before_it_failed_is_kept(take: Take, monkeypatch: 
         assert take(ours, 9) == 0
 
 
-def test_a_silent_source_is_not_waited_for(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, pauses = 100.0, []
-
-    def pause(seconds: float) -> None:
-        nonlocal now
-        pauses.append(seconds)
-        now += seconds
-
-    monkeypatch.setattr(time, "sleep", pause)
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    with pair() as (ours, _):
+def test_no_thread_waits_for_a_source_that_is_slow(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pair() as (ours, theirs):
+        theirs.sendall(b"x")
+        time.sleep(0.05)
+        monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+        assert take(ours, 10) == 1
         with pytest.raises(BlockingIOError):
             take(ours, 10)
-    assert 0 < sum(pauses) <= GATHER_S + SLOW_PAUSE_S
+
+
+def test_a_thread_waits_for_a_source_that_is_fast_but_not_for_long(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = 0
+    now = time.monotonic()
+
+    def pause(seconds: float) -> None:
+        nonlocal now, pauses
+        now += seconds
+        pauses += 1
+        theirs.sendall(b"x" * intake.PAUSE_BYTES_MIN)
+
+    with pair() as (ours, theirs):
+        for end, option in ((ours, socket.SO_RCVBUF), (theirs, socket.SO_SNDBUF)):
+            end.setsockopt(socket.SOL_SOCKET, option, 4 * intake.PAUSE_BYTES_MIN)
+        theirs.sendall(b"x" * intake.PAUSE_BYTES_MIN)
+        monkeypatch.setattr(time, "sleep", pause)
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        assert take(ours, BATCH_BYTES) == (1 + pauses) * intake.PAUSE_BYTES_MIN
+    assert pauses * PAUSE_S == pytest.approx(BATCH_S, abs=2 * PAUSE_S)
 
 
 def test_a_full_disk_is_no_fault_of_the_source() -> None:
@@ -108,7 +123,7 @@ def test_a_full_disk_is_no_fault_of_the_source() -> None:
         ]
         for fill in fills:
             theirs.sendall(b"x")
-            asyncio.run(readable(ours, 5))
+            asyncio.run(readable(ours, 1, 5))
             with pytest.raises(NoRoomError):
                 fill()
 
@@ -116,9 +131,34 @@ def test_a_full_disk_is_no_fault_of_the_source() -> None:
 async def test_silence_ends_the_wait_for_a_source() -> None:
     with pair() as (ours, theirs):
         with pytest.raises(TimeoutError, match=r"silent for 0\.2 s"):
-            await readable(ours, 0.2)
+            await readable(ours, 1, 0.2)
         theirs.sendall(b"x")
-        await readable(ours, 5)
+        await readable(ours, 1, 5)
+
+
+async def test_many_bytes_are_waited_for_and_few_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pair() as (ours, theirs):
+        monkeypatch.setattr(intake, "GATHER_S", 60.0)
+        waiting = asyncio.create_task(readable(ours, 1000, 60))
+        theirs.sendall(b"x" * 999)
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        theirs.sendall(b"x")
+        await asyncio.wait_for(waiting, 5)
+        ours.recv(1000)
+
+        monkeypatch.setattr(intake, "GATHER_S", 0.1)
+        waiting = asyncio.create_task(readable(ours, 1000, 60))
+        theirs.sendall(b"x")
+        await asyncio.wait_for(waiting, 5)
+        ours.recv(1000)
+
+        theirs.sendall(b"x")
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ours, 10), 5) == b"x", "it is as before"
+        monkeypatch.setattr(intake, "GATHER_S", 60.0)
+        waiting = asyncio.create_task(readable(ours, 1000, 60))
+        theirs.shutdown(socket.SHUT_WR)
+        await asyncio.wait_for(waiting, 5)
 
 
 async def test_work_with_a_connection_is_over_when_its_cancellation_is() -> None:

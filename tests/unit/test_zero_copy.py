@@ -381,13 +381,12 @@ async def test_a_disk_that_does_not_answer_is_given_up(app: App, monkeypatch: py
     released = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def hang(descriptor: int, size: int, position: int) -> bytes:
+    def hang(descriptor: int, position: int, size: int, advice: int) -> None:
         asyncio.run_coroutine_threadsafe(released.wait(), loop).result(5)
-        return b""
 
     monkeypatch.setattr(movers, "DISK_S", 0.2)
     monkeypatch.setattr(os, "preadv", cold)
-    monkeypatch.setattr(os, "pread", hang)
+    monkeypatch.setattr(os, "posix_fadvise", hang)
     async with serving(app) as url, client(url) as http:
         await http.ask(request("/file"))
         await until(lambda: bool(app.errors))
