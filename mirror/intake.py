@@ -97,9 +97,9 @@ async def readable(connection: socket.socket, wanted: int, silence_s: float) -> 
     """
     loop = asyncio.get_running_loop()
     come = asyncio.Event()
-    _wake_for(connection, min(wanted, GATHER_BYTES))
+    wake_for(connection, min(wanted, GATHER_BYTES))
     loop.add_reader(connection.fileno(), come.set)
-    gathering = loop.call_later(GATHER_S, _wake_for, connection, 1)
+    gathering = loop.call_later(GATHER_S, wake_for, connection, 1)
     try:
         async with asyncio.timeout(silence_s):
             await come.wait()
@@ -108,10 +108,10 @@ async def readable(connection: socket.socket, wanted: int, silence_s: float) -> 
     finally:
         gathering.cancel()
         loop.remove_reader(connection.fileno())
-        _wake_for(connection, 1)
+        wake_for(connection, 1)
 
 
-def _wake_for(connection: socket.socket, size: int) -> None:
+def wake_for(connection: socket.socket, size: int) -> None:
     """The connection is readable from `size` bytes on, or at its end (SO_RCVLOWAT, socket(7))."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 

@@ -16,6 +16,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mirror.extensions import ClientGoneError
+from mirror.intake import wake_for
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +31,10 @@ STALL_S: Final = 60.0
 """How long a client may take nothing; runtimes pause for seconds while they unpack."""
 DISK_S: Final = 10.0
 """How long a disk may take to read one window before another source is tried."""
+GATHER_BYTES: Final = 256 * 1024
+GATHER_S: Final = 0.03
+"""A relay is woken when so much has come, or all, or anything after this time. On a link that is slower than this
+machine it would else be woken for every few packets, which costs more than the bytes."""
 
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -201,13 +206,14 @@ class SocketMover(Mover):
 
     def __init__(self, client: socket.socket, source: socket.socket, length: int, silence_s: float, pipe: Pipe) -> None:
         super().__init__(client, length, silence_s)
-        self._source = source.fileno()
+        self._source = source
         self._pipe = pipe
         self.held = 0
         """Bytes in the pipe: taken from the source, not yet with the client."""
         self._to_come = length
         self._ended: str | None = None
         self._reading = False
+        self._gathering: asyncio.TimerHandle | None = None
         self._proceed()
 
     def _release(self) -> None:
@@ -228,7 +234,7 @@ class SocketMover(Mover):
 
     def _fill_pipe(self) -> bool:
         try:
-            size = os.splice(self._source, self._pipe.write_end, self._to_come, flags=_FLAGS)
+            size = os.splice(self._source.fileno(), self._pipe.write_end, self._to_come, flags=_FLAGS)
         except (BlockingIOError, InterruptedError):
             self._wait(for_source=True)
             return False
@@ -264,6 +270,13 @@ class SocketMover(Mover):
         if on != self._reading:
             self._reading = on
             if on:
-                self._loop.add_reader(self._source, self._proceed)
+                self._loop.add_reader(self._source.fileno(), self._proceed)
             else:
-                self._loop.remove_reader(self._source)
+                self._loop.remove_reader(self._source.fileno())
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+            wake_for(self._source, 1)
+        if on:
+            wake_for(self._source, min(self._to_come, GATHER_BYTES))
+            self._gathering = self._loop.call_later(GATHER_S, wake_for, self._source, 1)
