@@ -1,19 +1,24 @@
 """Slow peers: one that gives much less than others could is left for another source.
 
 The bytes go from socket to socket without this process seeing them, so the kernel is asked: how much came on the
-connection (`tcpi_bytes_received` of TCP_INFO, Linux 4.1), and does any of it wait to be taken? Where some waits, it is
-the reader who is slow. Whether a rate is too little is for a `Judge`; a connection that is found too slow is shut down,
-which ends its piece early as a broken source does.
+connection (`tcpi_bytes_received` of TCP_INFO, Linux 4.1), and has what came been taken a moment later? Where it has
+not, it is the reader who is slow. Whether a rate is too little is for a `Judge`; a connection that is found too slow is
+shut down, which ends its piece early as a broken source does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
+
+from mirror.intake import GATHER_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +29,9 @@ each change costs a request."""
 LOOK_S: Final = 2.0
 """For how long a rate is measured before it is judged."""
 SAMPLE_S: Final = 0.5
-"""How often it is looked for bytes that wait for the reader."""
+"""How often it is looked whether the reader takes what comes."""
+TAKEN_S: Final = 2 * GATHER_S
+"""Within this time it does, unless it is slow: bytes are gathered for half of it."""
 
 Judge = Callable[[float, int], Awaitable[bool]]
 """Whether a source is to be left that gives so many bytes a second, and is at this position of the object."""
@@ -69,7 +76,10 @@ class Watch:
             reader_is_slow = False
             while loop.time() - since < LOOK_S:
                 await asyncio.sleep(SAMPLE_S)
-                reader_is_slow |= _has_waiting(self._connection)
+                came = _received(self._connection)
+                await asyncio.sleep(TAKEN_S)
+                taken = _taken(self._connection)
+                reader_is_slow |= came is None or taken is None or taken < came
             now, received = loop.time(), _received(self._connection)
             if received is None:
                 return
@@ -96,12 +106,12 @@ def _received(connection: socket.socket) -> int | None:
     return int(received)
 
 
-def _has_waiting(connection: socket.socket) -> bool:
-    """Whether bytes came that were not taken yet (or the end)."""
+def _taken(connection: socket.socket) -> int | None:
+    """How many of them were taken."""
+    waiting = bytearray(4)
     try:
-        connection.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+        fcntl.ioctl(connection, termios.FIONREAD, waiting)
+    except (OSError, ValueError):  # closed just now
+        return None
+    received = _received(connection)
+    return None if received is None else received - int.from_bytes(waiting, sys.byteorder)

@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mirror.extensions import ClientGoneError
-from mirror.intake import wake_for
+from mirror.intake import GATHER_S, wake_for
 
 if TYPE_CHECKING:
     import socket
@@ -32,8 +32,7 @@ STALL_S: Final = 60.0
 DISK_S: Final = 10.0
 """How long a disk may take to read one window before another source is tried."""
 GATHER_BYTES: Final = 256 * 1024
-GATHER_S: Final = 0.03
-"""A relay is woken when so much has come, or all, or anything after this time. On a link that is slower than this
+"""A relay is woken when so much has come, or all, or anything after `GATHER_S`. On a link that is slower than this
 machine it would else be woken for every few packets, which costs more than the bytes."""
 
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK

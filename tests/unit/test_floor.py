@@ -11,6 +11,7 @@ import pytest
 
 from mirror import floor
 from mirror.floor import below_floor, watched
+from mirror.intake import GATHER_S
 from tests.serving import HOST
 
 
@@ -62,6 +63,12 @@ async def test_a_source_below_the_floor_is_shut_down() -> None:
     async with receiving(1000, 0.02) as connection:
         with watched(connection, 0, below_floor):
             assert not await read_for(connection, 2)
+
+
+async def test_a_source_whose_bytes_are_gathered_is_shut_down_too() -> None:
+    async with receiving(1000, 0.01) as connection:
+        with watched(connection, 0, below_floor):
+            assert not await read_for(connection, 2, pause_s=GATHER_S)
 
 
 async def test_a_source_that_is_silent_is_shut_down() -> None:
