@@ -190,13 +190,15 @@ def _read_ahead(file: int, position: int, size: int) -> None:
     The window is sent to /dev/null, which takes pages without copying them: one call that waits for them all. Many
     small reads would each take the interpreter's lock from the event loop's thread.
     """
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.posix_fadvise(file, position, 2 * size, os.POSIX_FADV_WILLNEED)
-        while size and (read := os.sendfile(null, file, position, size)):
-            position, size = position + read, size - read
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            while size and (read := os.sendfile(null, file, position, size)):
+                position, size = position + read, size - read
+        finally:
+            os.close(null)
     finally:
-        os.close(null)
         os.close(file)
 
 
