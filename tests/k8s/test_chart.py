@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from mirror.cli import make_parser
+from mirror.registry_ports import RegistryPort
 from mirror.settings import load
 from tests.k8s.render_manifests import MANIFESTS, manifests
 from tests.k8s.tools import CHART, KUBE_VERSION, ROOT, HelmError, helm, render
@@ -25,6 +26,7 @@ EVERYTHING: Final = (
     "--set=registries[0].name=registry.corp,registries[0].url=https://10.1.2.3,registries[0].caFile=ca.pem",
     "--set=registries[1].name=docker.io,registries[1].url=https://cache.example.com",
     "--set=seLinuxOptions.type=spc_t,imagePullSecrets[0]=pull,podAnnotations.note=x,maxUnavailable=10%",
+    "--set=registryPorts[0]=docker.io=29996,registryPorts[1]=registry.corp:5000=29997",
     "--set=hosts.registries[0]=docker.io,hosts.registries[1]=registry.corp=https://10.1.2.3",
     "--set=hosts.onlyNamed=true,hosts.mode=append,peerTlsSecret=certificates",
     "--set=extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy:3128",
@@ -101,6 +103,8 @@ def test_the_agents_environment_makes_settings(arguments: list[str], tmp_path: P
         "image.nosuchvalue=1",
         "ports.client=80",
         "ports.client=70000",
+        "registryPorts[0]=docker.io",
+        "registryPorts[0]=docker.io=80",
         "containerd.socket=run/containerd.sock",
         "containerd.pinBytesMax=much",
         "hosts.registries[0]=a;reboot",
@@ -215,6 +219,15 @@ def test_registries_reach_the_agent_with_their_certificates() -> None:
     assert environment(*EVERYTHING)["SKVALLER_REGISTRIES"] == (
         "registry.corp=https://10.1.2.3,ca_file=/etc/skvaller/ca/ca.pem docker.io=https://cache.example.com"
     )
+
+
+def test_the_agent_listens_at_a_port_for_each_registry_that_has_one() -> None:
+    given = environment(*EVERYTHING) | {"SKVALLER_REGISTRIES": "", "SKVALLER_ADDRESS": "10.0.0.7"}
+    assert load({}, given, None).registry_ports == (
+        RegistryPort("docker.io", 29996),
+        RegistryPort("registry.corp:5000", 29997),
+    )
+    assert "SKVALLER_REGISTRY_PORTS" not in environment()
 
 
 def test_the_configuration_file_reaches_the_agent_as_it_is(tmp_path: Path) -> None:
