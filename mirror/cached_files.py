@@ -21,6 +21,7 @@ _NOT_NOW: Final = frozenset({errno.EAGAIN, errno.ENOSYS, errno.EPERM, errno.EINV
 # PyDLL keeps the interpreter's lock: the call never waits, and getting the lock back might.
 _syscall = ctypes.PyDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
+_syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class _OpenHow(ctypes.Structure):
@@ -28,6 +29,8 @@ class _OpenHow(ctypes.Structure):
 
 
 _HOW: Final = _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE_CACHED)
+_HOW_AT: Final = ctypes.addressof(_HOW)
+_HOW_BYTES: Final = ctypes.sizeof(_HOW)
 
 
 def open_cached(path: str) -> int | None:
@@ -35,13 +38,7 @@ def open_cached(path: str) -> int | None:
 
     Raises `OSError` as `os.open` does.
     """
-    descriptor = _syscall(
-        ctypes.c_long(_OPENAT2),
-        ctypes.c_int(_AT_FDCWD),
-        ctypes.c_char_p(os.fsencode(path)),
-        ctypes.byref(_HOW),
-        ctypes.c_size_t(ctypes.sizeof(_HOW)),
-    )
+    descriptor = _syscall(_OPENAT2, _AT_FDCWD, os.fsencode(path), _HOW_AT, _HOW_BYTES)
     if descriptor >= 0:
         return int(descriptor)
     number = ctypes.get_errno()

@@ -63,11 +63,11 @@ class ContentResponse(Response):
             headers["Content-Range"] = f"bytes {positions.start}-{positions.stop - 1}/{size}"
         self.status_code = 206 if part else 200
         self.raw_headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        self._length_known = positions is not None
+        self._length = None if positions is None else len(positions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head, then piece by piece at the client's pace; stop when it goes away."""
-        sender = _Sender(scope, receive, send, length_known=self._length_known)
+        sender = _Sender(scope, receive, send, self._length)
         answer = self._answer
         answer.status, answer.content, answer.progress = self.status_code, self._content, sender.progress
         answer.first_byte_s = time.monotonic() - answer.began_at
@@ -77,7 +77,7 @@ class ContentResponse(Response):
             async with aclosing(self._content.body.pieces()) as pieces:
                 async for piece in pieces:
                     await sender.send(piece)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await sender.end()
             answer.complete = True
         except UnavailableError as error:
             log.warning("%s broke off after %d bytes: %s", self._content.descriptor.digest, sender.sent, error)
@@ -93,11 +93,14 @@ class ContentResponse(Response):
 class _Sender:
     """Sends pieces in the best way that the server offers, and says in each how far that went; `sent` is the sum.
 
+    The message with the last bytes also ends the answer, where it can be known before that they are the last.
     Raises `ClientGoneError` when there is nobody to send to. (ASGI's plain `send` does not tell, `receive` does.)
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, length_known: bool) -> None:
-        self._extensions = scope.get("extensions", {}) if length_known else {}
+    def __init__(self, scope: Scope, receive: Receive, send: Send, length: int | None) -> None:
+        self._extensions = scope.get("extensions", {}) if length is not None else {}
+        self._length = length
+        self._ended = False
         self._receive = receive
         self._send = send
         self._gone: asyncio.Task[None] | None = None
@@ -117,9 +120,14 @@ class _Sender:
         else:
             await self._send_chunks(piece)
 
+    async def end(self) -> None:
+        """End the answer, if its last bytes did not."""
+        if not self._ended:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
     def progress(self) -> int:
         """How many bytes went out, those of the message under way included."""
-        moving = self._extensions.get(SPLICE)
+        moving = None if self._ended else self._extensions.get(SPLICE)  # what moves now may be another answer's
         return self.sent + (moving["moved"]() if moving else 0)
 
     def close(self) -> None:
@@ -128,9 +136,11 @@ class _Sender:
             self._gone.cancel()
 
     async def _move(self, piece: FilePiece | SocketPiece, **message: Any) -> None:
+        last = self.sent + piece.length == self._length
         try:
-            await self._send({**message, "more_body": True})
+            await self._send({**message, "more_body": not last})
             piece.sent = piece.length
+            self._ended = last
         except EndedEarlyError as error:
             piece.sent, piece.failure = error.sent, str(error)
         except ClientGoneError as error:
@@ -144,7 +154,9 @@ class _Sender:
             async for chunk in chunks:
                 if self.sent and self._gone is None:  # what is one chunk is sent before anybody could tell
                     self._gone = asyncio.create_task(_disconnected(self._receive))
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+                last = self._gone is None and self.sent + len(chunk) == self._length
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": not last})
+                self._ended = last
                 if self._gone is not None and self._gone.done():
                     raise ClientGoneError("the client closed the connection", 0)
                 self.sent += len(chunk)

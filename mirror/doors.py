@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ADDRESSES_MAX: Final = 64
 """Addresses of clients that were looked at; the clients of one machine have one or two."""
+_MAC: Final = HEADER.lower().encode()
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -72,7 +73,7 @@ class PeerDoor:
             return
         query = scope["query_string"].decode("latin-1")
         path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
-        value, byte_range = _header(scope, HEADER), _header(scope, "Range")
+        value, byte_range = _header(scope, _MAC), _header(scope, b"range")
         if self._mac.verify(value, self._me(), scope["method"], path, byte_range):
             await self._app(scope, receive, send)
         else:
@@ -86,14 +87,13 @@ def _is_loopback(address: str) -> bool:
 
 
 def _host_name(scope: Scope) -> str:
-    host = _header(scope, "Host").lower()
+    host = _header(scope, b"host").lower()
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdecimal() else host
 
 
-def _header(scope: Scope, name: str) -> str:
-    wanted = name.lower().encode()
-    values = [value for key, value in scope["headers"] if key == wanted]
+def _header(scope: Scope, name: bytes) -> str:
+    values = [value for key, value in scope["headers"] if key == name]
     return values[0].decode("latin-1") if len(values) == 1 else ""
 
 

@@ -18,7 +18,7 @@ from mirror.source import Request
 from mirror.trail import ID_HEADER, Trail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from starlette.requests import Request as HttpRequest
 
@@ -26,41 +26,52 @@ if TYPE_CHECKING:
     from mirror.trail import Step
 
 
+_ID: Final = ID_HEADER.lower()
 NAMES_MAX: Final = 1024
 """Repositories whose names were found valid, and queries that were read: each pull repeats them for each object."""
 
 
-def read_request(http: HttpRequest, kind: Kind, itself: str, watch: Callable[[Step], None]) -> Request:
+def read_headers(http: HttpRequest) -> dict[str, str]:
+    """The headers by their names in lower case; one that is there several times is a list (RFC 9110 section 5.3)."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in http.scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def read_request(
+    http: HttpRequest, headers: Mapping[str, str], kind: Kind, itself: str, watch: Callable[[Step], None]
+) -> Request:
     """Read path, query and headers into a request that is known to be valid. Raises `RequestError`.
 
     `watch` is told of the steps that are taken for it.
     """
-    repository = _read_repository(http, itself)
     text = http.path_params["reference"]
     with _refused():
+        repository = _read_repository(http, itself)
         reference = Digest.parse(text) if kind is Kind.BLOB else parse_reference(text)
     return Request(
         repository=repository,
         kind=kind,
         reference=reference,
-        range=_read_range(http, reference),
-        accept=", ".join(http.headers.getlist("accept")),
-        authorization=http.headers.get("authorization"),
+        range=_read_range(headers, reference),
+        accept=headers.get("accept", ""),
+        authorization=headers.get("authorization"),
         all_or_nothing=_named_registry(http.scope["query_string"]) is None,
-        trail=Trail.of(http.headers.get(ID_HEADER), watch),
+        trail=Trail.of(headers.get(_ID), watch),
     )
 
 
-def read_listing(http: HttpRequest, itself: str) -> ListingRequest:
+def read_listing(http: HttpRequest, headers: Mapping[str, str], itself: str) -> ListingRequest:
     """Read a request for tags or referrers. Raises `RequestError`."""
-    repository = _read_repository(http, itself)
     subject = http.path_params.get("subject")
     with _refused():
         return ListingRequest(
-            repository,
+            _read_repository(http, itself),
             Digest.parse(subject) if subject is not None else None,
             tuple((name, value) for name, value in http.query_params.multi_items() if name != "ns"),
-            http.headers.get("authorization"),
+            headers.get("authorization"),
         )
 
 
@@ -71,8 +82,7 @@ def _read_repository(http: HttpRequest, itself: str) -> Repository:
         registry, _, name = name.partition("/")
         if not name or not ("." in registry or ":" in registry or registry == "localhost"):
             raise RequestError(Code.NAME_UNKNOWN, "name the registry: ?ns=<registry> or /v2/<registry>/<name>/...")
-    with _refused():
-        return _repository(registry, name)
+    return _repository(registry, name)
 
 
 _repository = lru_cache(NAMES_MAX)(Repository.parse)
@@ -95,17 +105,17 @@ def _refused() -> Iterator[None]:
         raise RequestError(Code.NAME_INVALID, str(error)) from error
 
 
-def _read_range(http: HttpRequest, reference: Reference) -> ByteRange | None:
+def _read_range(headers: Mapping[str, str], reference: Reference) -> ByteRange | None:
     """The part that is asked for; the whole when the client has a part of another object (RFC 9110, "If-Range")."""
-    condition = http.headers.get("if-range")
+    condition = headers.get("if-range")
     if condition is not None and condition != entity_tag(reference):
         return None
-    return ByteRange.parse(http.headers.get("range"))
+    return ByteRange.parse(headers.get("range"))
 
 
-def has_already(http: HttpRequest, digest: Digest) -> bool:
+def has_already(headers: Mapping[str, str], digest: Digest) -> bool:
     """Whether the client says that it has the object of this digest (RFC 9110, "If-None-Match")."""
-    tags = [tag.strip().removeprefix("W/") for tag in http.headers.get("if-none-match", "").split(",")]
+    tags = [tag.strip().removeprefix("W/") for tag in headers.get("if-none-match", "").split(",")]
     return "*" in tags or entity_tag(digest) in tags
 
 

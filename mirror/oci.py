@@ -78,6 +78,9 @@ class Digest:
         """Whether `data` has this digest."""
         return hashlib.new(self.algorithm, data).hexdigest() == self.hex
 
+    def __hash__(self) -> int:
+        return hash(self.hex)  # which is itself one, and remembers its own
+
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
 

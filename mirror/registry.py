@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from mirror.content_response import ContentResponse, describe
 from mirror.errors import Code, NotFoundError, NotYetError, RefusedError, RequestError, SourceError
-from mirror.http_request import has_already, read_listing, read_request
+from mirror.http_request import has_already, read_headers, read_listing, read_request
 from mirror.oci import Kind
 from mirror.trail import READER_HEADER, Answer, read_member
 
@@ -46,6 +46,7 @@ ANSWER_S_MAX: Final = 25.0
 """All waits before a status line together: containerd 2.3 gives up on an answer after 30 s, others never do."""
 
 JSON: Final = "application/json"
+_READER: Final = READER_HEADER.lower()
 
 
 def create_registry(
@@ -126,12 +127,16 @@ class Registry:
         return self._error(answer, Code.NAME_UNKNOWN, "no such endpoint")
 
     async def _answer(
-        self, http: HttpRequest, unknown: Code, give: Callable[[HttpRequest, Answer], Awaitable[Response]]
+        self,
+        http: HttpRequest,
+        unknown: Code,
+        give: Callable[[HttpRequest, dict[str, str], Answer], Awaitable[Response]],
     ) -> Response:
-        answer = Answer(time.monotonic(), http.method, read_member(http.headers.get(READER_HEADER)))
+        headers = read_headers(http)
+        answer = Answer(time.monotonic(), http.method, read_member(headers.get(_READER)))
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
-                return await give(http, answer)
+                return await give(http, headers, answer)
         except RequestError as error:
             return self._error(answer, error.code, str(error))
         except RefusedError as error:
@@ -145,19 +150,19 @@ class Registry:
             log.warning("no source for %s: %s", http.url.path, message)
             return self._error(answer, Code.UNAVAILABLE, message)
 
-    async def _object(self, kind: Kind, http: HttpRequest, answer: Answer) -> Response:
-        request = answer.request = read_request(http, kind, self._itself, self._observer.noted)
-        if http.method == "HEAD" or "if-none-match" in http.headers:
+    async def _object(self, kind: Kind, http: HttpRequest, headers: dict[str, str], answer: Answer) -> Response:
+        request = answer.request = read_request(http, headers, kind, self._itself, self._observer.noted)
+        if http.method == "HEAD" or "if-none-match" in headers:
             descriptor = await self._source.resolve(request)
-            if has_already(http, descriptor.digest):
+            if has_already(headers, descriptor.digest):
                 return self._not_modified(answer, descriptor)
             if http.method == "HEAD":
                 return self._description(answer, descriptor)
             request = request.by_digest(descriptor.digest)
         return await self._content(answer, await self._source.open(request), request.range)
 
-    async def _listing(self, lists: Lists, http: HttpRequest, answer: Answer) -> Response:
-        listing = await lists.list(read_listing(http, self._itself))
+    async def _listing(self, lists: Lists, http: HttpRequest, headers: dict[str, str], answer: Answer) -> Response:
+        listing = await lists.list(read_listing(http, headers, self._itself))
         self._answered(answer, 200)
         named = [(name, value) for name, value in http.query_params.multi_items() if name == "ns"]
         return Response(listing.body, headers=listing.headers(http.url.path, named))

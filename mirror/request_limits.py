@@ -94,9 +94,10 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._unparsed += len(data)
-        if self._deadline is None and not self.is_answering:
-            self._set_deadline()
         super().data_received(data)
+        # A request that came whole, as nearly all do, needs no deadline.
+        if self._deadline is None and (not self.is_answering or self.cycle.more_body):
+            self._set_deadline()
         # A head is measured when it is complete. This one goes on and on.
         if self._unparsed > HEAD_BYTES_MAX and not self.transport.is_closing():
             self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head"

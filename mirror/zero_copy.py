@@ -219,7 +219,7 @@ class ZeroCopyProtocol(LimitedProtocol):
             raise
         finally:
             self._mover = None
-            mover.stop(ClientGoneError("the answer was given up", mover.sent))
+            mover.stop()  # if the answer was given up
             cycle.expected_content_length -= mover.sent
         if reason:
             raise EndedEarlyError(reason, mover.sent)
