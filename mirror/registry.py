@@ -10,11 +10,10 @@ to name the registry that a mirror stands for (containerd docs/hosts.md, "regist
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from starlette.applications import Starlette
@@ -26,11 +25,12 @@ from starlette.routing import Route
 from mirror.content_response import ContentResponse, describe
 from mirror.errors import Code, NotFoundError, NotYetError, RefusedError, RequestError, SourceError
 from mirror.http_request import has_already, read_headers, read_listing, read_request
+from mirror.in_time import in_time
 from mirror.oci import Kind
 from mirror.trail import READER_HEADER, Answer, read_member
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from starlette.middleware import Middleware
     from starlette.types import Receive, Scope, Send
@@ -130,13 +130,12 @@ class Registry:
         self,
         http: HttpRequest,
         unknown: Code,
-        give: Callable[[HttpRequest, dict[str, str], Answer], Awaitable[Response]],
+        give: Callable[[HttpRequest, dict[str, str], Answer], Coroutine[Any, Any, Response]],
     ) -> Response:
         headers = read_headers(http)
         answer = Answer(time.monotonic(), http.method, read_member(headers.get(_READER)))
         try:
-            async with asyncio.timeout(ANSWER_S_MAX):
-                return await give(http, headers, answer)
+            return await in_time(ANSWER_S_MAX, give(http, headers, answer))
         except RequestError as error:
             return self._error(answer, error.code, str(error))
         except RefusedError as error:
