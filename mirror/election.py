@@ -4,8 +4,10 @@ The holder of the Lease is a *seed*: its identity is the `host:port` that others
 two seeds at a time, or none for a while, are harmless once their cluster is formed. So nothing stops when the API
 server is away, and a holder that cannot renew need not step down.
 
-As in client-go's leader election, a holder is gone when nothing has changed for the Lease's duration *as seen from
-here*: the times in the Lease are other machines', whose clocks differ.
+As in client-go's leader election, a holder is gone when nothing has changed for some time *as seen from here*: the
+times in the Lease are other machines', whose clocks differ. There one waits for the whole duration from when the last
+renewal was seen, so the next leader comes later than that. Here the next seed is to be there when the duration has
+passed since the renewal itself: so what a look may be late, and what the calls take, comes off the wait.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from typing import Final
 
 LEASE_DURATION_S: Final = 15
 RENEW_S: Final = 3.0
-"""How often the holder renews, and the candidates look. A new seed is there within the Lease's duration and one such
-turn after the old one crashed; at once, when it left."""
+"""How often the holder renews, and the candidates look."""
+MARGIN_S: Final = 2 * RENEW_S
+"""So much before its duration has passed, as seen from here, a Lease may be taken: one turn for the look, which may see
+the last renewal that late, and one for the calls. It leaves the holder two renewals, of which one has to arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,13 @@ class Election:
         if self._seen is None or self._seen.version != lease.version:
             self._changed_at = now
         self._seen = lease
-        return self.mine or not lease.holder or now >= self._changed_at + lease.duration_s
+        return self.mine or not lease.holder or now >= self._runs_out_at(lease)
 
     def wait_s(self, now: float) -> float:
         """How long until the Lease should be looked at again: a turn, or less when it runs out before that."""
         if self._seen is None or self.mine:
             return RENEW_S
-        return min(RENEW_S, max(0.0, self._changed_at + self._seen.duration_s - now))
+        return min(RENEW_S, max(0.0, self._runs_out_at(self._seen) - now))
+
+    def _runs_out_at(self, lease: Lease) -> float:
+        return self._changed_at + max(RENEW_S, lease.duration_s - MARGIN_S)
