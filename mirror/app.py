@@ -133,8 +133,8 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
             secret=secret,
             stopping=stopping.is_set,
         )
-        status = HttpServer(create_status(metrics, stopping.is_set), settings.address, settings.metrics_port, 1)
-        servers = [*faces, status]
+        telling = HttpServer(create_metrics_page(metrics), settings.address, settings.metrics_port, 1)
+        servers = [*faces, telling]
         for server in servers:
             server.bind()
         watchdog = Watchdog(
@@ -157,7 +157,7 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
             seeking = tasks.create_task(bootstrap.run(settings.name, lambda: [other.name for other in node.members()]))
             # What is there by now stays, and need not be looked at in each full collection, which would hold the loop.
             gc.freeze()
-            *serving, telling = [tasks.create_task(server.serve()) for server in servers]
+            *serving, told = [tasks.create_task(server.serve()) for server in servers]
             log.info("%s answers pulls on %s port %d", settings.name, settings.client_address, settings.client_port)
             await stopping.wait()
             log.info("stopping: leaving the cluster, then at most %.0f s for running transfers", settings.grace_s)
@@ -166,9 +166,9 @@ async def run_agent(settings: Settings, load: Callable[[], Settings], file: Path
             for face in faces:
                 face.stop()
             await asyncio.wait(serving)
-            # The last to go: until then it tells that the agent stops, and counts what it still sends.
-            status.stop()
-            await telling
+            # The last to go: until then it counts what is still sent.
+            telling.stop()
+            await told
             for task in background:
                 task.cancel()
     return EXIT_CODE if stalled.is_set() else 0
@@ -243,7 +243,7 @@ async def create_servers(
         lists=gate,
     )
     client_app = create_client()
-    client_app.routes.extend(control_routes(live, cluster.hearsay, time.time))
+    client_app.routes.extend([*probe_routes(stopping), *control_routes(live, cluster.hearsay, time.time)])
     in_flight = InFlight(transfers)
     explainer = Explainer(holdings, in_flight, peers, upstream, cluster, index, standing, journal, policy)
     parts = Parts(node, journal, transfers, coordinator.leaders)
@@ -339,11 +339,11 @@ def gossip_config(settings: Settings, seeds: tuple[str, ...], secret: ClusterSec
     )
 
 
-def create_status(metrics: Metrics, stopping: Callable[[], bool]) -> Starlette:
-    """`/metrics`; `/livez`, which answers as long as the loop turns; `/readyz`, 200 until the agent stops."""
+def probe_routes(stopping: Callable[[], bool]) -> list[Route]:
+    """`/livez`, which answers as long as the loop turns; `/readyz`, 200 until the agent stops. Peers are not asked for.
 
-    async def metrics_page(_: Request) -> Response:
-        return Response(metrics.render(), media_type=CONTENT_TYPE)
+    They are on the client face, since that is what pulls on this node depend on.
+    """
 
     async def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -351,4 +351,13 @@ def create_status(metrics: Metrics, stopping: Callable[[], bool]) -> Starlette:
     async def readyz(_: Request) -> Response:
         return PlainTextResponse("stopping\n", 503) if stopping() else PlainTextResponse("ok\n")
 
-    return Starlette(routes=[Route("/metrics", metrics_page), Route("/livez", livez), Route("/readyz", readyz)])
+    return [Route("/livez", livez), Route("/readyz", readyz)]
+
+
+def create_metrics_page(metrics: Metrics) -> Starlette:
+    """`/metrics`, for Prometheus."""
+
+    async def page(_: Request) -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+    return Starlette(routes=[Route("/metrics", page)])

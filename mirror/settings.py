@@ -100,7 +100,7 @@ class Settings:
     peer_port: int = option(read_port, "The port of the peer face.", default=29991)
     publish_port: int = option(read_port, "The port on which gossip is published.", default=29992)
     router_port: int = option(read_port, "The port on which gossip is asked for.", default=29993)
-    metrics_port: int = option(read_port, "The port of /metrics, /livez and /readyz, on address.", default=29994)
+    metrics_port: int = option(read_port, "The port of /metrics, on address.", default=29994)
     page_token_file: Path | None = option(
         read_path,
         "File with a token, such as `openssl rand -hex 32` makes. With it the live page is also on page_port of "

@@ -60,7 +60,7 @@ class Agent:
         self.process = self._process(code)
 
     async def update(self, code: Path, within_s: float = READY_TIMEOUT_S) -> None:
-        """Stop it, and start that of another version in its place; returns when that says that it is ready."""
+        """Stop it, and start that of another version in its place; returns when that answers on its ports."""
         await self.process.stop()
         self.process = self._process(code)
         await self.start(within_s)
@@ -70,16 +70,21 @@ class Agent:
         return self.node.process("agent", self._command, {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"})
 
     async def start(self, within_s: float = READY_TIMEOUT_S) -> None:
-        """Start it; returns when it says that it is ready."""
+        """Start it; returns when it answers on its ports."""
         await self.process.start()
         await eventually(self._ready, within_s)
 
     async def _ready(self) -> bool:
         assert self.process.running, self.process.log()
-        return await self.fetch("readyz") == "ok\n"
+        return await self.fetch("metrics") is not None
+
+    async def probe(self, page: str) -> str:
+        """What a probe of its client face gets, with the status. Raises `CommandError` when nobody answers."""
+        url = f"http://127.0.0.1:{CLIENT_PORT}/{page}"
+        return await self.node.run("curl", "--silent", "--max-time", "5", "--write-out", "%{http_code}", url)
 
     async def fetch(self, path: str) -> str | None:
-        """A page of its status face; None when it does not answer."""
+        """A page of its port for Prometheus; None when it does not answer."""
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
                 async with session.get(f"http://{self.node.address}:{METRICS_PORT}/{path}") as response:

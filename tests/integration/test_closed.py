@@ -27,7 +27,7 @@ async def pair(lab: Lab) -> AsyncGenerator[tuple[Lab, list[Agent]]]:
     yield lab, agents
     for agent in agents:
         assert agent.process.running
-        assert await agent.fetch("livez") == "ok\n"
+        assert await agent.probe("livez") == "ok\n200"
 
 
 async def ask(node: Node, path: str, *options: str) -> int:
@@ -68,6 +68,20 @@ async def test_the_client_face_is_not_there_for_other_machines(pair: tuple[Lab, 
         await asyncio.open_connection(lab.node(1).address, 29990)
 
 
+async def test_probes_are_answered_without_peers_and_to_nobody_but_this_machine(lab: Lab) -> None:
+    registry = await lab.add_registry("registry.test")
+    [node] = await lab.add_nodes(1)
+    agent = Agent(node, "", [registry])
+    await agent.start()
+    assert [await agent.probe("livez"), await agent.probe("readyz")] == ["ok\n200", "ok\n200"]
+    for page in ("/livez", "/readyz"):
+        assert await ask(node, page, "-H", "Host: attacker.example") == 403
+        assert await agent.fetch(page[1:]) == "Not Found"
+    await registry.stop()
+    assert await agent.probe("readyz") == "ok\n200"
+    await agent.process.stop()
+
+
 async def test_a_manifest_of_ten_megabytes_sends_the_runtime_on(pair: tuple[Lab, list[Agent]]) -> None:
     lab, agents = pair
 
@@ -87,7 +101,7 @@ async def test_a_manifest_of_ten_megabytes_sends_the_runtime_on(pair: tuple[Lab,
         agent = Agent(lab.node(1), "", (), extra=("--registries", f"{lab.gateway}:6000=http://{lab.gateway}:6000"))
         await agent.start()
         assert await ask(lab.node(1), path) == 503
-        assert await agent.fetch("livez") == "ok\n"
+        assert await agent.probe("livez") == "ok\n200"
         await agent.process.stop()
     await agents[0].start()
 

@@ -265,7 +265,7 @@ async def test_what_is_filtered_or_switched_off_goes_past_the_mirror(lab: Lab) -
     await two.pull(image.name, via="cri")
     assert two.content() == image.objects()
     assert registry.bytes_sent() > MEGABYTE
-    assert await agents[1].fetch("readyz") == "ok\n"
+    assert await agents[1].probe("readyz") == "ok\n200"
     assert await agents[1].metric("skvaller_mirroring") == 0
     assert await agents[1].metric("skvaller_content_bytes_total") == 0
 

@@ -59,16 +59,35 @@ class Pod:
         for name in sorted(self._running):
             await self.stop(name)
 
+    async def initialize(self) -> str:
+        """Run those that come before the containers; returns what they print. Raises `CommandError`."""
+        return "".join([await self._run_one(container, "--rm") for container in self._spec["initContainers"]])
+
     async def start(self, name: str, command: list[str] | None = None) -> None:
         """Start the container of that name, with `command` when one is given instead of its own."""
         container = next(container for container in self._spec["containers"] if container["name"] == name)
+        await self._run_one(container, "--detach", "--log-uri", f"file://{self._log(name)}", command=command)
+        self._running.add(name)
+
+    async def ready(self) -> bool:
+        """Whether the agent's readiness probe succeeds, made on the node as its kubelet makes it."""
+        [agent] = [container for container in self._spec["containers"] if container["name"] == "agent"]
+        get = agent["readinessProbe"]["httpGet"]
+        url = f"http://{get['host']}:{get['port']}{get['path']}"
+        limit = str(agent["readinessProbe"]["timeoutSeconds"])
+        try:
+            await self._node.run("curl", "--silent", "--fail", "--max-time", limit, url)
+        except CommandError:
+            return False
+        return True
+
+    async def _run_one(self, container: Mapping[str, Any], *how: str, command: list[str] | None = None) -> str:
         own = container.get("command", self._image.entrypoint) + container.get("args", [])
-        words = ["run", "--detach", "--log-uri", f"file://{self._log(name)}", "--net-host", "--seccomp"]
-        words += self._rights(container["securityContext"])
+        words = ["run", *how, "--net-host", "--seccomp", *self._rights(container["securityContext"])]
         words += [word for entry in self._variables(container) for word in ("--env", entry)]
         words += [word for mount in container["volumeMounts"] for word in ("--mount", self._mount(mount))]
-        await self._ctr(*words, "--rootfs", str(self._image.root), self._id(name), *(command or own))
-        self._running.add(name)
+        root = str(self._image.root)
+        return await self._ctr(*words, "--rootfs", root, self._id(container["name"]), *(command or own))
 
     async def stop(self, name: str) -> None:
         """Let a container end as a kubelet does: SIGTERM, and SIGKILL when the grace period is over."""

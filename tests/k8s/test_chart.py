@@ -55,9 +55,11 @@ def objects(*arguments: str | Path) -> dict[str, Any]:
 
 
 def container(name: str, *arguments: str | Path) -> dict[str, Any]:
-    """A container of the rendered DaemonSet."""
-    containers = objects(*arguments)["DaemonSet"]["spec"]["template"]["spec"]["containers"]
-    found: dict[str, Any] = next(part for part in containers if part["name"] == name)
+    """A container of the rendered DaemonSet, or one that comes before those."""
+    pod = objects(*arguments)["DaemonSet"]["spec"]["template"]["spec"]
+    found: dict[str, Any] = next(
+        part for part in pod.get("initContainers", []) + pod["containers"] if part["name"] == name
+    )
     return found
 
 
@@ -175,13 +177,14 @@ def test_the_rights_are_those_that_the_agent_uses_and_no_others() -> None:
     assert parts["ClusterRole"]["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]}]
 
 
-@pytest.mark.parametrize("name", ["agent", "hosts", "taint"])
+@pytest.mark.parametrize("name", ["agent", "hosts-once", "hosts", "taint"])
 def test_a_container_has_the_rights_it_needs_and_no_others(name: str) -> None:
     context = container(name, "--set=startupTaint=key")["securityContext"]
     assert (
         context.pop("capabilities")
         == {
             "agent": {"drop": ["ALL"]},
+            "hosts-once": {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]},
             "hosts": {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]},
             "taint": {"drop": ["ALL"]},
         }[name]
@@ -257,11 +260,26 @@ def test_peers_have_the_certificate_the_key_and_the_authority_of_one_secret() ->
 
 
 def test_the_hosts_command_is_one_of_the_products_with_the_mode_and_the_registries_that_are_set() -> None:
-    [script] = container("hosts", *EVERYTHING)["args"]
-    [command] = re.findall(r"skvaller (configure .*)", script)
-    options = make_parser().parse_args(shlex.split(command))
-    assert (options.mode, options.only_named) == ("append", True)
-    assert len(options.registry) == 2
+    for name in ("hosts-once", "hosts"):
+        [script] = container(name, *EVERYTHING)["args"]
+        [command] = re.findall(r"skvaller (configure .*)", script)
+        options = make_parser().parse_args(shlex.split(command))
+        assert (options.mode, options.only_named) == ("append", True)
+        assert len(options.registry) == 2
+
+
+def test_the_files_are_written_first_and_then_kept_by_containers_that_differ_in_nothing_else() -> None:
+    once, kept = container("hosts-once"), container("hosts")
+    assert once.pop("terminationMessagePolicy") == "FallbackToLogsOnError"
+    for one in (once, kept):
+        del one["name"], one["args"]
+    assert once == kept
+
+
+def test_the_kubelet_probes_the_port_that_pulls_depend_on() -> None:
+    agent = container("agent", "--set=ports.client=28000")
+    for probe, path in (("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
+        assert agent[probe]["httpGet"] == {"host": "127.0.0.1", "path": path, "port": 28000}
 
 
 def test_the_agent_sees_the_hosts_files_where_containerd_does() -> None:
@@ -279,6 +297,7 @@ def test_the_pod_monitor_scrapes_the_port_that_the_agent_names() -> None:
 def test_without_hosts_nothing_of_the_nodes_configuration_is_touched() -> None:
     pod = objects("--set=hosts.enabled=false")["DaemonSet"]["spec"]["template"]["spec"]
     assert [part["name"] for part in pod["containers"]] == ["agent"]
+    assert "initContainers" not in pod
     assert not any("certs.d" in volume.get("hostPath", {}).get("path", "") for volume in pod["volumes"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -54,21 +55,20 @@ def pod(node: Node, image: Image, lab: Lab, *registries: Registry) -> Pod:
 
 
 async def fetch(node: Node, page: str) -> str:
-    """A page of the agent's status face, empty when it does not answer."""
+    """A page of the agent's port for Prometheus, empty when it does not answer."""
     try:
         return await run("curl", "--silent", "--max-time", "5", f"http://{node.address}:{METRICS_PORT}/{page}")
     except CommandError:
         return ""
 
 
-async def until_ready(nodes: list[Node]) -> None:
+async def until_ready(pods: list[Pod], nodes: list[Node]) -> None:
     """Wait until the agents answer their readiness probes and have met."""
 
     async def ready() -> bool:
-        pages = [await fetch(node, "readyz") for node in nodes]
         metrics = [await fetch(node, "metrics") for node in nodes]
         met = f"skvaller_gossip_members_normal {len(nodes) - 1}.0"
-        return pages == ["ok\n"] * len(nodes) and all(met in text for text in metrics)
+        return all([await pod.ready() for pod in pods]) and all(met in text for text in metrics)
 
     await eventually(ready, START_S_MAX)
 
@@ -79,7 +79,7 @@ async def test_the_commands_answer_with_no_capability_on_a_root_that_cannot_be_w
     async with pod(node, image, lab) as one:
         await one.start("agent", ["sh", "-c", script])
         await one.ended("agent", START_S_MAX)
-        log = one.log("agent")
+    log = one.log("agent")  # complete, since the container is gone
     assert "skvaller 0." in log
     assert "--containerd-socket" in log
     assert "CapEff:\t0000000000000000" in log
@@ -95,9 +95,10 @@ async def test_the_pods_share_images_and_leave_the_nodes_as_they_were(image: Ima
     before, listing = hosts.read_bytes(), sorted(first.certs_d.rglob("*"))
     async with pod(first, image, lab, registry) as one, pod(second, image, lab, registry) as two:
         for each in (one, two):
+            await each.initialize()
             await each.start("agent")
             await each.start("hosts")
-        await until_ready(nodes)
+        await until_ready([one, two], nodes)
 
         async def led() -> bool:
             return all((node.certs_d / "_default" / "hosts.toml").exists() for node in nodes) and (
@@ -121,3 +122,44 @@ async def test_the_pods_share_images_and_leave_the_nodes_as_they_were(image: Ima
     assert hosts.read_bytes() == before
     assert (hosts.stat().st_uid, hosts.stat().st_gid) == (OTHER_OWNER, OTHER_OWNER)
     assert sorted(first.certs_d.rglob("*")) == listing
+
+
+def tree(root: Path) -> dict[Path, bytes]:
+    """What is in a directory, with the bytes of files."""
+    return {path: path.read_bytes() if path.is_file() else b"" for path in sorted(root.rglob("*"))}
+
+
+async def test_containerd_is_led_before_the_agent_runs_and_what_dies_early_is_cleaned_up_by_the_next_pod(
+    image: Image, lab: Lab
+) -> None:
+    registry = await lab.add_registry()
+    [node] = await lab.add_nodes(1)
+    broken = node.certs_d / "broken.example" / "hosts.toml"
+    broken.parent.mkdir()
+    broken.write_text("what no parser takes [")
+    before = tree(node.certs_d)
+    async with pod(node, image, lab, registry) as one:
+        said = await one.initialize()
+        led = tree(node.certs_d)
+        assert led.keys() > before.keys()
+        assert led[broken] == before[broken]
+        assert str(broken.relative_to(node.certs_d)) in said
+        # The pod is deleted just now, and nobody undoes it. Pulls go on at the registry.
+        await node.pull((await registry.publish("lib/app:v1", [MEGABYTE])).name)
+        await one.initialize()
+        await one.start("hosts")
+        assert tree(node.certs_d) == led
+    assert tree(node.certs_d) == before
+
+
+async def test_a_certs_d_that_cannot_be_written_ends_the_first_step_with_a_word_about_it(
+    image: Image, lab: Lab
+) -> None:
+    [node] = await lab.add_nodes(1)
+    await run("mount", "--bind", "--options", "ro", node.certs_d, node.certs_d)
+    try:
+        async with pod(node, image, lab) as one:
+            with pytest.raises(CommandError, match=r"hosts\.certsDir cannot be written on this node"):
+                await one.initialize()
+    finally:
+        await run("umount", node.certs_d)

@@ -5,6 +5,10 @@
 {{- end }}
 {{- end }}
 
+{{- define "skvaller.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
 {{/* The labels by which the pods are found. They never change. */}}
 {{- define "skvaller.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
@@ -17,7 +21,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{/* What both containers may do: be root, and nothing more. */}}
+{{/* What all containers may do: be root, and nothing more. */}}
 {{- define "skvaller.securityContext" -}}
 runAsUser: 0
 runAsGroup: 0
@@ -89,9 +93,31 @@ limits:
   memory: 128Mi
 {{- end }}
 
-{{- define "skvaller.hostsCapabilities" -}}
-capabilities:
-  drop: [ALL]
-  # Files of other owners are written, and keep their owner and mode.
-  add: [CHOWN, DAC_OVERRIDE, FOWNER]
+{{/* Of the containers that write hosts.toml files; each runs a script of its own. */}}
+{{- define "skvaller.hostsContainer" -}}
+image: {{ include "skvaller.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+command: [sh, -c]
+resources:
+  {{- include "skvaller.smallResources" . | nindent 2 }}
+securityContext:
+  {{- include "skvaller.securityContext" . | nindent 2 }}
+  capabilities:
+    drop: [ALL]
+    # Files of other owners are written, and keep their owner and mode.
+    add: [CHOWN, DAC_OVERRIDE, FOWNER]
+volumeMounts:
+  - name: certs
+    mountPath: /certs.d
+  # No command starts without a directory for temporary files.
+  - name: tmp
+    mountPath: /tmp
+{{- end }}
+
+{{/* The beginning of a script: what leads containerd to the agent, and undoes it when the pod is told to end. */}}
+{{- define "skvaller.configure" -}}
+trap 'skvaller cleanup --certs-dir /certs.d; exit' TERM
+configure() {
+  skvaller configure --certs-dir /certs.d --mirror http://127.0.0.1:{{ .Values.ports.client }} --mode {{ .Values.hosts.mode }} {{- if .Values.hosts.onlyNamed }} --only-named{{ end }} {{- range .Values.hosts.registries }} --registry {{ . }}{{ end }}
+}
 {{- end }}
