@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from tests.integration.agents import METRICS_PORT, ROUTER_PORT, eventually
-from tests.k8s.image import Image, built_image
+from tests.k8s.image import IMAGE, Image, built_image
 from tests.k8s.pod import Pod
-from tests.k8s.tools import render
-from tests.lab.process import CommandError, run
+from tests.k8s.tools import ROOT, render
+from tests.lab.process import CommandError, Process, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,6 +87,49 @@ async def test_the_commands_answer_with_no_capability_on_a_root_that_cannot_be_w
     assert "--containerd-socket" in log
     assert "CapEff:\t0000000000000000" in log
     assert "Read-only file system" in log
+
+
+async def test_podman_runs_an_agent_with_no_capability_on_a_root_that_cannot_be_written(
+    image: Image, tmp_path: Path
+) -> None:
+    assert image.entrypoint == ["skvaller"]
+    # A root without CAP_SYS_RESOURCE may not raise limits, which podman does unless it is told some.
+    limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000")
+    rights = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=none")
+    serve = (IMAGE, "serve", "--layout-dir=/tmp/images")
+    container = f"skvaller-tests-{secrets.token_hex(4)}"
+    words = ("podman", "run", f"--name={container}", "--pull=never", *limits, *rights, *serve)
+    process = Process("podman", words, tmp_path / "log")
+    await process.start()
+    try:
+
+        async def answers() -> bool:
+            try:
+                return "1 alive" in await run("podman", "exec", container, "skvaller", "status")
+            except CommandError:
+                return False
+
+        await eventually(answers, START_S_MAX)
+        await run("podman", "stop", "--time=30", container)
+        assert (await run("podman", "inspect", "--format={{.State.ExitCode}}", container)).strip() == "0"
+    finally:
+        await run("podman", "rm", "--force", container)
+        await process.stop()
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+async def test_everything_that_is_locked_is_there_for_both_architectures_with_its_hash(
+    machine: str, tmp_path: Path
+) -> None:
+    dockerfile = (ROOT / "k8s" / "Dockerfile").read_text()
+    [python] = re.findall(r"^ARG BASE=.*/python:([0-9.]+)-slim$", dockerfile, re.MULTILINE)
+    platforms = [f"--platform=manylinux_{glibc}_{machine}" for glibc in ("2_17", "2_28")] + [
+        f"--platform=manylinux2014_{machine}"
+    ]
+    how = ("--dry-run", "--no-deps", "--only-binary=:all:", "--require-hashes", f"--python-version={python}")
+    for file in ("requirements.txt", "requirements-build.txt"):
+        words = (*how, *platforms, f"--target={tmp_path}", f"--requirement={ROOT / 'k8s' / file}")
+        await run(sys.executable, "-m", "pip", "install", "--quiet", *words)
 
 
 async def test_the_pods_share_images_and_leave_the_nodes_as_they_were(image: Image, lab: Lab) -> None:
