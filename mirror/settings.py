@@ -160,7 +160,9 @@ class Settings:
         read_path, "The directory of the oci-layout store.", default=Path("/var/lib/skvaller/layout")
     )
     layout_bytes_max: int = option(
-        read_size, "Size limit of the oci-layout store; the least recently used goes first.", default=10 * 10**9
+        read_size,
+        "Size limit of the oci-layout store; the least recently used goes first. 0 keeps nothing.",
+        default=10 * 10**9,
     )
     containerd_socket: Path = option(
         read_path, "The socket of containerd.", default=Path("/run/containerd/containerd.sock")

@@ -64,7 +64,7 @@ class OciLayout:
     """
 
     def __init__(self, path: Path, bytes_max: int) -> None:
-        assert bytes_max > 0, "a store keeps something"
+        assert bytes_max >= 0
         self._files = LayoutFiles(path)
         self._bytes_max = bytes_max
         self._bytes = 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 INTEGRATION: Final = Path(__file__).parent.parent / "integration"
 TESTS: Final = tuple(
     INTEGRATION / f"test_{name}.py"
-    for name in ("pull", "policy", "containerd_store", "containerd_pins", "parallel_ranges", "doctor")
+    for name in ("pull", "policy", "containerd_store", "containerd_pins", "parallel_ranges", "sha512", "doctor")
 )
 RUN_TIMEOUT_S: Final = 1800
 

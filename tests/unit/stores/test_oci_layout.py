@@ -180,6 +180,10 @@ async def test_sha512_is_kept_like_sha256(tmp_path: Path) -> None:
     assert await read(store, asked(digest)) == b"a layer"
 
 
+async def test_a_store_of_no_bytes_keeps_nothing(tmp_path: Path) -> None:
+    assert await OciLayout(tmp_path, 0).ingest(asked(Digest.of(b"a layer")), 7) is None
+
+
 async def test_an_object_without_bytes_is_kept(tmp_path: Path) -> None:
     store = OciLayout(tmp_path, 1000)
     assert await keep(store, b"")
