@@ -122,7 +122,7 @@ class Registry:
         """What the router refuses, in OCI's words: pushes are unsupported, other paths unknown."""
         assert isinstance(error, HTTPException)
         answer = Answer(time.monotonic(), http.method)
-        if error.status_code == 405:
+        if error.status_code == 405 or http.method not in {"GET", "HEAD"}:
             return self._error(answer, Code.UNSUPPORTED, "this mirror is read-only: GET and HEAD")
         return self._error(answer, Code.NAME_UNKNOWN, "no such endpoint")
 

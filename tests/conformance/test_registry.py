@@ -22,9 +22,9 @@ from yarl import URL
 
 from mirror.choice import Holder, Standing
 from mirror.doors import PeerDoor
-from mirror.image_builder import Layer, build_image
+from mirror.image_builder import NAME_ANNOTATION, Layer, build_image
 from mirror.metrics import Metrics
-from mirror.oci import Digest
+from mirror.oci import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Digest
 from mirror.peer_mac import PeerMac, Target
 from mirror.peers import Peers
 from mirror.pull import Pull
@@ -46,6 +46,15 @@ NAME = "lib/app"
 MAC = PeerMac(b"k" * 32)
 TARGET = Target("b", "1.1")
 SPOILED = Digest.of(b"bytes", "sha512")
+CONFIG = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": str(Digest.of(b"{}")), "size": 2}
+MANIFESTS: list[dict[str, object]] = [
+    {"mediaType": OCI_MANIFEST, "config": CONFIG, "layers": []},
+    {"mediaType": OCI_MANIFEST, "artifactType": "application/vnd.example+json", "config": CONFIG, "layers": []},
+    {"mediaType": OCI_INDEX, "manifests": []},
+    {"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "artifactType": "a/b", "blobs": []},
+    {"mediaType": DOCKER_MANIFEST, "config": CONFIG, "layers": []},
+    {"mediaType": DOCKER_LIST, "manifests": []},
+]
 
 
 @dataclass
@@ -64,12 +73,24 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         [("data/large", generator.randbytes(9_000_000))],
     ]
     manifest = build_image(layout, f"{REGISTRY}/{NAME}:v1", {"amd64": layers}).digest
+    index = json.loads((layout / "index.json").read_bytes())
+    for number, each in enumerate(MANIFESTS):
+        data = encoded(each)
+        (layout / "blobs/sha256" / Digest.of(data).hex).write_bytes(data)
+        entry = {"mediaType": each["mediaType"], "digest": str(Digest.of(data)), "size": len(data)}
+        index["manifests"].append(entry | {"annotations": {NAME_ANNOTATION: f"{REGISTRY}/{NAME}:kind-{number}"}})
+    (layout / "index.json").write_text(json.dumps(index))
     document = json.loads((layout / "blobs/sha256" / manifest.hex).read_bytes())
     for file in (layout / "blobs/sha256").iterdir():
         (layout / "blobs/sha512").mkdir(exist_ok=True)
         (layout / "blobs/sha512" / by_sha512(layout, Digest("sha256", file.name)).hex).write_bytes(file.read_bytes())
     (layout / "blobs/sha512" / SPOILED.hex).write_bytes(b"other bytes")
     return Image(layout, manifest, [(Digest.parse(layer["digest"]), layer["size"]) for layer in document["layers"]])
+
+
+def encoded(document: dict[str, object]) -> bytes:
+    """A manifest's bytes."""
+    return json.dumps({"schemaVersion": 2} | document).encode()
 
 
 def by_sha512(layout: Path, digest: Digest) -> Digest:
@@ -136,6 +157,24 @@ async def test_a_manifest_is_found_by_tag_and_by_digest(face: Face) -> None:
             assert face.manifest.matches(data)
             assert response.headers["Content-Length"] == head.headers["Content-Length"] == str(len(data))
             assert response.headers["Skvaller-Source"] == face.origin
+
+
+@pytest.mark.parametrize(("number", "document"), [*enumerate(MANIFESTS)])
+async def test_a_manifest_of_every_kind_comes_as_what_it_is(
+    face: Face, number: int, document: dict[str, object]
+) -> None:
+    data = encoded(document)
+    for reference in (f"kind-{number}", str(Digest.of(data))):
+        for method, body in (("HEAD", b""), ("GET", data)):
+            async with face.request(method, f"{NAME}/manifests/{reference}") as response:
+                assert response.status == 200
+                assert response.headers["Content-Type"] == document["mediaType"]
+                assert response.headers["Docker-Content-Digest"] == str(Digest.of(data))
+                assert response.headers["Content-Length"] == str(len(data))
+                assert await response.read() == body
+    async with face.request("GET", f"{NAME}/blobs/{Digest.of(data)}") as response:
+        assert response.status == 200, "whoever asks for it as a blob gets its bytes"
+        assert await response.read() == data
 
 
 async def test_objects_are_found_by_sha512_too(face: Face) -> None:
@@ -280,9 +319,20 @@ async def test_the_registry_may_be_the_first_component_of_the_path(face: Face) -
         assert face.manifest.matches(await response.read())
 
 
-@pytest.mark.parametrize("method", ["PUT", "POST", "PATCH", "DELETE"])
-async def test_a_push_is_unsupported(face: Face, method: str) -> None:
-    async with face.request(method, f"{NAME}/manifests/v1") as response:
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "blobs/uploads/"),
+        ("PATCH", "blobs/uploads/1"),
+        ("PUT", "blobs/uploads/1"),
+        ("DELETE", "blobs/uploads/1"),
+        ("DELETE", f"blobs/{SPOILED}"),
+        ("PUT", "manifests/v1"),
+        ("DELETE", "manifests/v1"),
+    ],
+)
+async def test_a_push_or_a_deletion_is_unsupported(face: Face, method: str, path: str) -> None:
+    async with face.request(method, f"{NAME}/{path}") as response:
         assert response.status == 405
         assert (await response.json())["errors"][0]["code"] == "UNSUPPORTED"
 

@@ -11,7 +11,7 @@ import pytest
 from mirror import upstream as upstream_module
 from mirror.errors import RefusedError
 from mirror.metrics import Metrics
-from mirror.oci import Descriptor, Digest, Repository
+from mirror.oci import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Repository
 from mirror.registries import Endpoint, Registries
 from mirror.registry import create_registry
 from mirror.registry_ports import REGISTRY_PORTS_MAX, RegistryPort, read_registry_ports
@@ -92,6 +92,17 @@ async def test_what_is_asked_there_is_asked_of_that_registry_for_a_client_that_c
     repositories = [request.repository for request in asked.requests]
     assert repositories == [Repository(REGISTRY, "library/nginx"), Repository(REGISTRY, "docker.io/app")]
     assert [(request.all_or_nothing, request.authorization) for request in asked.requests] == [(True, "Bearer x")] * 2
+
+
+async def test_what_a_client_accepts_in_several_lines_is_asked_for_in_one() -> None:
+    asked = Asked()
+    kinds = [OCI_MANIFEST, DOCKER_MANIFEST, f"{DOCKER_MANIFEST.replace('v2', 'v1')}", DOCKER_LIST, OCI_INDEX, "*/*"]
+    app = create_registry(asked, Metrics().face("client"), itself=REGISTRY)
+    async with serving(app) as base, aiohttp.ClientSession() as session:
+        headers = [("Accept", kind) for kind in kinds]
+        async with session.get(f"{base}/v2/library/nginx/manifests/v1", headers=headers) as response:
+            assert response.status == 404
+    assert [request.accept for request in asked.requests] == [", ".join(kinds)]
 
 
 async def test_the_greeting_there_is_the_registrys_own_challenge() -> None:
