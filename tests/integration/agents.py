@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -194,3 +195,19 @@ async def tag_seen(node: GossipNode, name: str, digest: Digest, timeout_s: float
         return cluster.last_known(Repository.parse(registry, repository), Tag.parse(tag)) == digest
 
     await eventually(known, timeout_s)
+
+
+async def tag_pages(node: Node, first: str) -> tuple[list[list[str]], bool]:
+    """The tags on each page of a list, as a client on the node gets them; and whether it was warned of them.
+
+    `first` is the path of the first page, with its query.
+    """
+    found, warned, following = [], [], first
+    while following:
+        answer = await node.run("curl", "--silent", "--fail", "--include", f"http://127.0.0.1:{CLIENT_PORT}{following}")
+        head, _, body = answer.partition("\r\n\r\n")
+        found.append(json.loads(body)["tags"])
+        warned.append(bool(re.search("^warning: ", head, re.MULTILINE | re.IGNORECASE)))
+        following = "".join(re.findall(r'^link: <(.*)>; rel="next"', head, re.MULTILINE | re.IGNORECASE))
+    assert len(set(warned)) == 1
+    return found, warned[0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from gossip import Node as GossipNode
+from mirror.oci import DOCKER_LIST, DOCKER_MANIFEST, manifest_media_type
 from tests.integration.agents import Agent, observer, seen, start_agents, tag_seen
 from tests.lab import Image, Lab, Login, Node, PullError, Registry, require
 from tests.lab.images import HERE
@@ -80,6 +81,24 @@ async def test_a_pull_by_digest_needs_no_registry_once_one_node_has_the_image(cl
     await two.pull(image.pinned, via="ctr")
     await three.pull(image.pinned, via="cri")
     assert two.content() == three.content() == image.objects()
+
+
+async def test_an_image_in_dockers_format_comes_from_upstream_and_then_from_the_peer(cluster: Cluster) -> None:
+    image = await cluster.registry.publish("lib/app:v1", [MEGABYTE, 9 * MEGABYTE], architectures=["amd64", "arm64"])
+    await cluster.registry.push(image.layout, "lib-app-v1", "lib/docker:v1", docker_format=True)
+    one, two, _ = cluster.nodes
+    name = "registry.test/lib/docker:v1"
+    await one.pull(name, via="cri")
+    content = one.content()
+    files = {digest: one.content_dir / "blobs" / digest.algorithm / digest.hex for digest in content}
+    kinds = {manifest_media_type(file.read_bytes()): digest for digest, file in files.items()}
+    assert kinds.keys() >= {DOCKER_LIST, DOCKER_MANIFEST}
+    for digest in content:
+        await seen(cluster.observer, digest, {"n1"}, 3)
+    await tag_seen(cluster.observer, name, kinds[DOCKER_LIST], 3)
+    await cluster.registry.stop()
+    await two.pull(name, via="cri")
+    assert two.content() == content
 
 
 async def test_a_layer_is_named_within_a_second_and_forgotten_within_a_second(cluster: Cluster) -> None:

@@ -89,11 +89,12 @@ class Registry:
         await self.push(layout, tag, repository_and_tag)
         return Image(name, root, layout)
 
-    async def push(self, layout: Path, tag: str, repository_and_tag: str) -> None:
-        """Push what `tag` means in an OCI image layout, byte for byte, past the counting front."""
+    async def push(self, layout: Path, tag: str, repository_and_tag: str, *, docker_format: bool = False) -> None:
+        """Push what `tag` means in an OCI image layout past the counting front, byte for byte or in Docker's format."""
         credentials = [f"--dest-creds={self.login.username}:{self.login.password}"] if self.login else []
         await run(
-            *("skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests"),
+            *("skopeo", "--insecure-policy", "copy", "--quiet", "--all"),
+            "--format=v2s2" if docker_format else "--preserve-digests",
             *("--dest-tls-verify=false", *credentials),
             *(f"oci:{layout}:{tag}", f"docker://{_join(self._backend)}/{repository_and_tag}"),
         )

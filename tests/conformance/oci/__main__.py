@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 from mirror.oci import Repository
 from tests.conformance.oci.naming import LOOPBACK, REGISTRY
 from tests.conformance.oci.published import Published, published
-from tests.integration.agents import CLIENT_PORT, ROOT, ROUTER_PORT, Agent, eventually
+from tests.integration.agents import CLIENT_PORT, ROOT, ROUTER_PORT, Agent, eventually, tag_pages
 from tests.lab import Lab, fetch_containerd, olareg
 from tests.lab.cache import FetchError, cached, go_install
 from tests.lab.lab import FIRST_PORT
@@ -140,6 +140,7 @@ async def _all_pass(suite: Suite, agents: Agents, url: str, upstream: AsyncExitS
             Run("layout that keeps what passes", agents.layout, from_registry | from_store),
         )
     ]
+    passed.append(await _pages_follow(agents.layout.node))
     await _pull_all(agents.containerd.node, url, suite.things)
     await _known_everywhere(agents, suite.things)
     runs = (
@@ -155,6 +156,16 @@ async def _all_pass(suite: Suite, agents: Agents, url: str, upstream: AsyncExitS
         away = replace(run, title=f"{run.title}, without the registry", failing=unknown)
         passed.append(await suite.passes(away))
     return all(passed)
+
+
+async def _pages_follow(node: Node) -> bool:
+    """Whether the registry's pages of tags lead on through the agent: the suite does not follow a `Link`."""
+    listings = [
+        await tag_pages(node, f"/v2/{first}")
+        for first in (f"{REPOSITORY}/tags/list?n=3", f"{REPOSITORY.name}/tags/list?n=3&ns={REPOSITORY.registry}")
+    ]
+    sys.stdout.write(f"tags in pages of three, by path and with ns: {listings}\n")
+    return listings == [([[*TAGS[:3]], [*TAGS[3:]]], False)] * 2
 
 
 async def _pull_all(node: Node, url: str, things: Published) -> None:
