@@ -173,6 +173,24 @@ async def test_an_agent_carries_on_when_containerd_restarts(cluster: Cluster) ->
     assert two.content() == before.objects() | after.objects()
 
 
+async def test_an_image_that_was_imported_is_shared_like_one_that_was_pulled(lab: Lab) -> None:
+    registry = await lab.add_registry("registry.test")
+    image = await registry.publish("lib/app:v1", [MEGABYTE, 9 * MEGABYTE])
+    one, two, builder = await lab.add_nodes(3)
+    archive = builder.directory / "image.tar"
+    await builder.pull(image.name, via="ctr")
+    await builder.ctr("images", "export", str(archive), image.name)
+    await registry.stop()
+    await start_agents([one, two], registry)
+    await one.ctr("images", "import", str(archive))
+    async with observer(lab) as node:
+        for digest in image.objects():
+            await seen(node, digest, {"n1"}, 3)
+        await tag_seen(node, image.name, image.root.digest, 3)
+    await two.pull(image.name, via="cri")
+    assert two.content() == image.objects()
+
+
 @pytest.mark.parametrize("via", ["skopeo", "podman"])
 async def test_skopeo_and_podman_pull_through_the_mirror(cluster: Cluster, via: str) -> None:
     require("podman")
