@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 
 from mirror.doctor.containerd_config import Effective, effective, load
-from tests.integration.agents import COMMAND, ROOT, Agent, start_agents
+from tests.integration.agents import COMMAND, ROOT, ROUTER_PORT, Agent, start_agents
 from tests.lab import Lab, Node
 from tests.lab.fetch_containerd import version
 from tests.lab.process import CommandError, run
 
 OLDER = 'plugins."io.containerd.grpc.v1.cri"'
+OTHER_USER = 65534
 IMAGES = 'plugins."io.containerd.cri.v1.images"'
 
 
@@ -129,6 +131,36 @@ async def test_wrong_hosts_files_ports_and_agents_are_found(cluster: tuple[list[
     assert "sha256sum" in findings["cluster"][0]["remedy"]
     _, findings = await doctor(two)
     assert levels(findings, "secret") == {"warning"}
+
+
+async def test_an_agent_without_the_right_to_the_socket_and_without_a_zone_is_told(lab: Lab) -> None:
+    one, two = await lab.add_nodes(2)
+    agents = await start_agents([one, two], await lab.add_registry("registry.test"))
+    _, findings = await doctor(one)
+    assert (levels(findings, "runtime"), levels(findings, "zone")) == ({"ok"}, set())
+
+    await agents[0].process.stop()
+    os.chown(one.socket, OTHER_USER, OTHER_USER)
+    one.socket.chmod(0o600)
+    flags = {
+        "name": one.name,
+        "address": one.address,
+        "secret-file": one.directory / "secret",
+        "seeds": f"{two.address}:{ROUTER_PORT}",
+        "store": "containerd",
+        "containerd-socket": one.socket,
+    }
+    # Root without these is a user like others.
+    rightless = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
+    command = [*rightless, *COMMAND, "serve", *(f"--{name}={value}" for name, value in flags.items())]
+    agents[0].process = one.process("agent without rights", command, {"PYTHONPATH": str(ROOT)})
+    await agents[0].start()
+    code, findings = await doctor(one)
+    assert (code, levels(findings, "runtime"), levels(findings, "zone")) == (2, {"ok", "problem"}, {"warning"})
+    [said] = [finding for finding in findings["runtime"] if finding["level"] == "problem"]
+    assert f"cannot speak to containerd at {one.socket}" in said["what"]
+    assert "SKVALLER_ZONE" in findings["zone"][0]["remedy"]
+    assert "ermission denied" in agents[0].process.log()
 
 
 async def test_a_containerd_without_its_cri_plugin_is_told(lab: Lab) -> None:
