@@ -158,17 +158,24 @@ async def test_a_private_digest_in_another_registrys_name_is_refused_whatever_th
         assert await agent.metric("skvaller_content_bytes_total", face="peer") == 0
 
 
-async def test_a_public_image_of_a_protected_registry_needs_no_credentials_and_few_questions(lab: Lab) -> None:
-    registry = await lab.add_registry("registry.test")
+@pytest.mark.parametrize(("login", "questions"), [(None, 1), (Login(*RIGHT, public=True), 2)], ids=["plain", "token"])
+async def test_a_public_image_of_a_protected_registry_needs_no_credentials_and_few_questions(
+    lab: Lab, login: Login | None, questions: int
+) -> None:
+    registry = await lab.add_registry("registry.test", login)
     image = await registry.publish("lib/app:v1", [MEGABYTE] * 5)
     one, two = nodes = await lab.add_nodes(2)
-    await start_agents(nodes, registry, extra=set_for(registry, "authorize=upstream"))
+    agents = await start_agents(nodes, registry, extra=set_for(registry, "authorize=upstream"))
     await one.pull(image.name, via="cri")
     await held(lab, image, "n1")
     registry.forget()
     await two.pull(image.name, via="cri")
     assert two.content() == image.objects()
-    assert [(each.method, each.path) for each in registry.exchanges] == [("HEAD", "/v2/lib/app/manifests/v1")]
+    asked = [(each.method, each.path) for each in registry.exchanges]
+    assert asked == [("HEAD", "/v2/lib/app/manifests/v1")] * questions, (
+        "as nobody in particular, if need be with a token"
+    )
+    assert await agents[1].metric("skvaller_requests_total", face="client", status="4xx") == 0
 
 
 async def test_with_the_registry_away_a_protected_image_is_closed_to_strangers(lab: Lab) -> None:
