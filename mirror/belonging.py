@@ -78,4 +78,4 @@ class Belonging:
 def _may(policy: Policy, repository: Repository, origins: frozenset[Repository]) -> bool:
     if policy.is_protected(repository.registry):
         return repository in origins
-    return any(not policy.is_protected(origin.registry) for origin in origins)
+    return any(not policy.may_be_protected(origin.registry) for origin in origins)

@@ -102,7 +102,7 @@ class Policy:
         if exact := self.registries.get(registry):
             return exact
         for pattern, policy in self.registries.items():
-            if pattern != "*" and fnmatchcase(registry, pattern):
+            if pattern != "*" and _matches(registry, pattern):
                 return policy
         return self.registries.get("*", _DEFAULT)
 
@@ -114,6 +114,16 @@ class Policy:
         """Whether the registry is asked whom to let in."""
         return self.of(registry).authorize is Authorize.UPSTREAM
 
+    def may_be_protected(self, host: str) -> bool:
+        """Whether what is noted to be of a registry may be of one that is protected: containerd leaves ports out.
+
+        A host counts for all its ports: it is protected if it is so by its own name, or at a port that a rule names.
+        """
+        return self.is_protected(host) or any(
+            policy.authorize is Authorize.UPSTREAM and port and _matches(host, name)
+            for (name, port), policy in ((_split(rule), policy) for rule, policy in self.registries.items())
+        )
+
     @property
     def protects(self) -> bool:
         """Whether any registry may be protected: only then does it matter whose an object is."""
@@ -121,6 +131,17 @@ class Policy:
 
 
 _DEFAULT: Final = RegistryPolicy()
+
+
+def _matches(registry: str, pattern: str) -> bool:
+    """Whether a registry's name matches; the brackets of IPv6 stand for themselves."""
+    return fnmatchcase(registry, pattern.replace("[", "[[]"))
+
+
+def _split(registry: str) -> tuple[str, str]:
+    """The host and the port that a registry's name, or a pattern of it, has."""
+    host, _, port = registry.rpartition(":")
+    return (host, port) if host and "]" not in port else (registry, "")
 
 
 def _covers(pattern: str, name: str, tag: Tag | None, *, whole: bool) -> bool:

@@ -134,10 +134,11 @@ async def registry_that_says_yes(host: str, port: int) -> AsyncGenerator[list[st
 
 
 @pytest.mark.parametrize("rules", ["authorize=open", "authorize=upstream"])
+@pytest.mark.parametrize("name", ["private.test", "private.test:5000"])
 async def test_a_private_digest_in_another_registrys_name_is_refused_whatever_that_registry_says(
-    lab: Lab, rules: str
+    lab: Lab, name: str, rules: str
 ) -> None:
-    registry = await lab.add_registry("private.test", ALICE)
+    registry = await lab.add_registry(name, ALICE)
     image = await registry.publish("team/app:v1", [MEGABYTE, 9 * MEGABYTE])
     nodes = await lab.add_nodes(2)
     places = f"{registry.name}={registry.url},authorize=upstream evil.test=http://{lab.gateway}:7000,{rules}"

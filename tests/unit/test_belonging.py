@@ -57,6 +57,14 @@ async def test_what_came_from_a_protected_repository_is_given_in_its_name_alone(
         assert not await given(store, other)
 
 
+async def test_what_may_have_come_from_a_protected_port_is_given_in_no_other_name(store: OciLayout) -> None:
+    # containerd notes the host alone.
+    await came(store, PRIVATE)
+    policy = Policy({"registry.corp:5000": RegistryPolicy(authorize=Authorize.UPSTREAM)})
+    for other in (PRIVATE, PUBLIC, EVIL, Repository("registry.corp:5000", "team/app")):
+        assert not await given(store, other, policy)
+
+
 async def test_what_came_from_an_open_registry_is_given_in_every_open_name(store: OciLayout) -> None:
     await came(store, PUBLIC)
     assert await given(store, PUBLIC)

@@ -60,6 +60,32 @@ def test_a_registry_that_is_not_mirrored_is_not_whatever_is_included() -> None:
     assert not policy.mirrors(Repository("ghcr.io", "library/nginx"), DIGEST)
 
 
+def test_the_brackets_of_an_ipv6_address_stand_for_themselves() -> None:
+    policy = Policy({"[fd00::*": RegistryPolicy(mirror=False)})
+    assert not policy.of("[fd00::7]:5000").mirror
+    assert policy.of("d").mirror
+
+
+@pytest.mark.parametrize(
+    ("rule", "host", "protected"),
+    [
+        ("registry.corp", "registry.corp", True),
+        ("registry.corp:5000", "registry.corp", True),
+        ("registry.corp:5000", "registry.corp:6000", False),
+        ("registry.corp:5000", "docker.io", False),
+        ("*.corp:*", "registry.corp", True),
+        ("*:5000", "docker.io", True),
+        ("[fd00::7]:5000", "[fd00::7]", True),
+        ("[fd00::7]", "[fd00", False),
+        ("*.corp", "open.corp", False),
+        ("*", "open.corp", False),
+    ],
+)
+def test_a_host_counts_as_protected_when_one_of_its_ports_is(rule: str, host: str, protected: bool) -> None:
+    policy = Policy({rule: RegistryPolicy(authorize=Authorize.UPSTREAM), "open.corp": RegistryPolicy()})
+    assert policy.may_be_protected(host) is protected
+
+
 def test_the_first_rule_for_a_tag_counts() -> None:
     policy = RegistryPolicy(tags=Tags.NEVER, tag_rules=(("*:latest", Tags.UPSTREAM), ("team/*", Tags.CLUSTER)))
     assert policy.tag_rule("team/app", Tag("latest")) is Tags.UPSTREAM
