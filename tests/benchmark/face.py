@@ -7,6 +7,7 @@ Answers from the image layout in the directory; with a peer's URL everything com
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 import time
@@ -83,6 +84,7 @@ async def main(port: int, layout: Path, *peers_urls: str) -> None:
         app = create_registry(pull, face, [Middleware(LoopbackDoor, observer=face)])
         server = HttpServer(app, "127.0.0.1", port, 1)
         server.bind()
+        gc.freeze()  # as an agent does
         await server.serve()
 
 

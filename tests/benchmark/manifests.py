@@ -3,18 +3,21 @@
     python -m tests.benchmark.manifests [--rounds N]
 
 500 requests a second over 200 connections (an open loop); beside them nothing, a 1 GB blob from the disk cache, or one
-that comes from the disk each time. nginx beside it, for the machine's share.
+that comes from the disk each time. All take turns. nginx is measured too, and the mirror while nginx sends the cold
+blob: what that costs is the machine's share, since the mirror's process then has nothing to do with the disk.
 Needs root, gcc and nginx.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from mirror.oci import Digest
@@ -70,6 +73,18 @@ class ColdDownloads:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def downloading(client: Path, server: Server, path: str) -> Iterator[None]:
+    """Keep one connection of a server busy."""
+    busy = download_endlessly(client, server, path)
+    try:
+        yield
+        assert busy.poll() is None, "the download ended"
+    finally:
+        busy.kill()
+        busy.wait()
+
+
 def measure(client: Path, each: Server, path: str) -> tuple[float, float, float]:
     """The median, the 99th percentile and the maximum, in milliseconds."""
     command: list[str | Path] = [client, str(CONNECTIONS), str(REQUESTS_PER_S), str(SECONDS), str(each.port), path]
@@ -101,27 +116,23 @@ def main(rounds: int) -> None:
         ):
             for beside in ("nothing", "a 1 GB blob", "a cold 1 GB blob"):
                 print(f"\nbeside {beside}\n{'':24}{'p50':>8}{'p99':>8}{'max':>8}  ms, medians")
-                for each in (reference, mirror):
-                    figures = []
-                    for _ in range(rounds):
-                        small, large = paths[each.name]
-                        if beside == "nothing":
-                            figures.append(measure(latency, each, small))
-                            continue
-                        if "cold" in beside:
-                            with ColdDownloads(download, each, large, blobs / blob.hex):
-                                figures.append(measure(latency, each, small))
-                            continue
-                        busy = download_endlessly(download, each, large)
-                        try:
-                            figures.append(measure(latency, each, small))
-                            assert busy.poll() is None, "the download ended"
-                        finally:
-                            busy.kill()
-                            busy.wait()
-                    p50, p99, longest = (statistics.median(column) for column in zip(*figures, strict=True))
-                    print(f"{each.name:24}{p50:8.2f}{p99:8.2f}{longest:8.2f}", flush=True)
-                    if each is mirror:
+                turns = {NGINX: (reference, reference), MIRROR: (mirror, mirror)}
+                if "cold" in beside:
+                    turns["skvaller, nginx sends"] = (mirror, reference)
+                figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in turns}
+                for _ in range(rounds):
+                    for name, (each, sender) in turns.items():
+                        large = paths[sender.name][1]
+                        with contextlib.ExitStack() as stack:
+                            if "cold" in beside:
+                                stack.enter_context(ColdDownloads(download, sender, large, blobs / blob.hex))
+                            elif beside != "nothing":
+                                stack.enter_context(downloading(download, sender, large))
+                            figures[name].append(measure(latency, each, paths[each.name][0]))
+                for name, rows in figures.items():
+                    p50, p99, longest = (statistics.median(column) for column in zip(*rows, strict=True))
+                    print(f"{name:24}{p50:8.2f}{p99:8.2f}{longest:8.2f}", flush=True)
+                    if name == MIRROR:
                         report.at_most("99th percentile in ms", p99, P99_MS)
     report.end()
 
