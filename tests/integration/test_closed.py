@@ -53,6 +53,7 @@ async def test_wrong_requests_get_the_right_status(pair: tuple[Lab, list[Agent]]
         ("/v2/lib/app/manifests/v1", [], 404),
         ("/v2/lib/app/manifests/v1?ns=registry.test", ["-X", "DELETE"], 405),
         ("/v2/lib/app/manifests/v1?ns=registry.test", ["-X", "PUT", "--data-binary", "@/bin/bash"], 405),
+        ("/v2/lib/app/blobs/uploads/?ns=registry.test", ["-X", "POST"], 405),
         ("/", [], 404),
         ("/v2/", ["-H", "Host: attacker.example"], 403),
         ("/v2/", ["-H", "Host:"], 403),
