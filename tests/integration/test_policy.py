@@ -71,7 +71,9 @@ async def test_a_private_image_is_for_those_whom_the_registry_lets_in_wherever_i
     assert two.content() == three.content() == image.objects()
     asked = [each.path for each in registry.exchanges]
     assert asked
-    assert not any("/blobs/" in path for path in asked), "what a checked manifest lists needs no question; a peer has it"
+    assert not any("/blobs/" in path for path in asked), (
+        "what a checked manifest lists needs no question; a peer has it"
+    )
     for agent in agents[1:]:
         assert await agent.metric("skvaller_content_bytes_total", face="client", source="peer") > 10 * MEGABYTE
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mirror.metrics import Metrics
 from mirror.oci import ByteRange, Digest, InvalidReferenceError, Repository, parse_image_name, parse_reference
-from tests.fuzz.request_law import DATA, DIGEST, hold
+from mirror.registry import create_registry
+from tests.fuzz.request_law import DATA, DIGEST, Checked, hold
+from tests.serving import HOST, serving
 
 PIECES = st.sampled_from(
     [
@@ -41,6 +47,32 @@ HEADERS = st.lists(
     st.tuples(st.sampled_from([b"range", b"if-range", b"if-none-match", b"accept", b"authorization"]), VALUES),
     max_size=5,
 )
+WIRE = st.sampled_from(
+    [
+        *(
+            b"GET /v2/ HTTP/1.1\r\n",
+            b"HEAD /v2/ HTTP/1.0\r\n",
+            b"POST /v2/x/blobs/uploads/ HTTP/1.1\r\n",
+            b"PRI * HTTP/2.0",
+        ),
+        *(b"Host: 127.0.0.1\r\n", b"Host: x\r\nHost: y\r\n", b"Range: bytes=0-\r\n", b"Accept: a\r\n", b" folded\r\n"),
+        *(
+            b"Content-Length: 5\r\n",
+            b"Content-Length: -1\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"5\r\nhello\r\n0\r\n\r\n",
+        ),
+        *(
+            b"Expect: 100-continue\r\n",
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+            b"\r\n",
+            b"\r\n",
+            b"\n",
+            b":",
+            b"\x00",
+        ),
+    ]
+)
 QUERIES = st.one_of(
     st.sampled_from(["", "ns=docker.io", "ns=", "ns=%0d%0a", "ns=..", "ns=a&ns=b", "ns=[::1]:5000", "ns=a:99999"]),
     st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=20),
@@ -54,6 +86,29 @@ def test_no_request_gets_past_the_edge_invalid_or_is_answered_wrong(
     method: str, path: str, query: str, headers: list[tuple[bytes, bytes]]
 ) -> None:
     hold(method, path.encode(), query.encode(), headers)
+
+
+@given(st.lists(st.lists(WIRE | st.binary(max_size=20), max_size=12).map(b"".join), min_size=1, max_size=20))
+@settings(deadline=None, max_examples=25)  # a face takes a moment to stop
+def test_any_bytes_on_a_connection_are_answered_in_http_or_not_at_all(connections: list[bytes]) -> None:
+    *answers, last = asyncio.run(sent_raw([*connections, b"GET /v2/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"]))
+    for answer in answers:
+        assert re.match(rb"HTTP/1.1 (100|200|400|404|405|413|431) ", answer) or not answer
+    assert last.startswith(b"HTTP/1.1 200 ")
+
+
+async def sent_raw(connections: list[bytes]) -> list[bytes]:
+    """All that a face answers to the bytes of each connection."""
+    answers = []
+    async with serving(create_registry(Checked(), Metrics().face("client"))) as url:
+        for data in connections:
+            reader, writer = await asyncio.open_connection(HOST, int(url.rpartition(":")[2]))
+            writer.write(data)
+            writer.write_eof()
+            async with asyncio.timeout(5):
+                answers.append(await reader.read(-1))
+            writer.close()
+    return answers
 
 
 @pytest.mark.parametrize(
