@@ -92,7 +92,7 @@ def test_the_agents_environment_makes_settings(arguments: list[str], tmp_path: P
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))  # certificates are read with the settings
     given = {name: text.replace("/etc/skvaller/ca", str(tmp_path)) for name, text in environment(*arguments).items()}
     settings = load({}, given | {"SKVALLER_ADDRESS": "10.0.0.7"}, None)
-    assert settings.store == "containerd"
+    assert (settings.store, settings.client_address) == ("containerd", "127.0.0.1")
     socket = str(settings.containerd_socket.parent)
     mounted = {mount["mountPath"] for mount in container("agent", *arguments)["volumeMounts"]}
     assert {socket, str(settings.containerd_content_dir), str(settings.spool_dir)} <= mounted
@@ -274,6 +274,15 @@ def test_the_files_are_written_first_and_then_kept_by_containers_that_differ_in_
     for one in (once, kept):
         del one["name"], one["args"]
     assert once == kept
+
+
+def test_the_pods_have_their_nodes_network_and_address_and_two_are_never_on_one() -> None:
+    spec = objects()["DaemonSet"]["spec"]
+    pod = spec["template"]["spec"]
+    assert (pod["hostNetwork"], pod["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+    [address] = [entry for entry in container("agent")["env"] if entry["name"] == "SKVALLER_ADDRESS"]
+    assert address["valueFrom"]["fieldRef"]["fieldPath"] == "status.hostIP"
+    assert spec["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
 
 
 def test_the_kubelet_probes_the_port_that_pulls_depend_on() -> None:
