@@ -189,18 +189,23 @@ async def test_no_pull_fails_while_agents_from_before_the_herd_are_updated_in_tu
     check(count, f"update from {versions.BEFORE[:7]}", capsys)
 
 
+@pytest.mark.parametrize("previous", ["today", "before the herd"])
 async def test_no_pull_fails_while_agents_are_updated_to_the_next_protocol_in_turns_and_one_goes_back(
-    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    previous: str, lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    newer = versions.following(tmp_path)
-    assert versions.protocol(newer) == versions.protocol(ROOT) + 1
+    directories = tmp_path / "before", tmp_path / "following"
+    for directory in directories:
+        directory.mkdir()
+    older = ROOT if previous == "today" else versions.before(directories[0])
+    newer = versions.following(directories[1])
+    assert versions.protocol(newer) == versions.protocol(older) + 1
 
     async def update(_: Load, agent: Agent) -> None:
         # It was never spoken to in words that it does not know.
         assert await agent.metric("skvaller_gossip_dropped_total", reason="version") == 0
         await agent.update(newer, START_S_MAX)
 
-    agents, count = await roll_all(lab, update)
-    check(count, "update to the next protocol", capsys)
-    await agents[0].update(ROOT, START_S_MAX)
+    agents, count = await roll_all(lab, update, older)
+    check(count, f"update from {previous} to the next protocol", capsys)
+    await agents[0].update(older, START_S_MAX)
     await met(agents)

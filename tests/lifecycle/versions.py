@@ -1,10 +1,11 @@
-"""Other versions of the product, to update from and to: each is a directory of packages, for PYTHONPATH.
+"""Other versions of the product, to update from and to: each is a wheel, unpacked into a directory for PYTHONPATH.
 
 Nothing has been released, and the protocol has been version 1 from the start. So there are two stand-ins:
 
-- `before`: a wheel of the last commit whose agents ask each other no questions, so nodes have no leases and follow
-  nobody. It is the oldest in that sense that today's can be updated from: what was said before it was another format.
-- `following`: today's packages with the protocol's number raised by one, so that today's are the version before.
+- `before`: the last commit whose agents ask each other no questions, so nodes have no leases and follow nobody. It is
+  the oldest in that sense that today's can be updated from: what was said before it was another format.
+- `following`: today's code with the protocol's number raised by one, so that today's and `before` are the version
+  before.
 """
 
 from __future__ import annotations
@@ -22,38 +23,45 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BEFORE: Final = "1e8855fc270b8040612030a980540c61fc94aa7a"
-PACKAGES: Final = ("gossip", "mirror")
 
 
 def before(work: Path) -> Path:
-    """Build the wheel in an empty directory; returns where it is unpacked. Raises `FetchError`."""
+    """Build it in an empty directory; returns where it is unpacked. Raises `FetchError`."""
     archive = work / "source.tar"
     try:
         run("git", "archive", f"--output={archive}", BEFORE, directory=ROOT)
     except FetchError as error:
         message = f"this clone has not the history that it takes (git fetch --unshallow): {error}"
         raise FetchError(message) from error
-    source, packages = work / "source", work / "packages"
-    shutil.unpack_archive(archive, source)
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", work, source)
-    [wheel] = work.glob("*.whl")
-    with zipfile.ZipFile(wheel) as file:
-        file.extractall(packages)
-    return packages
+    shutil.unpack_archive(archive, work / "source")
+    return _unpacked_wheel(work)
 
 
 def following(work: Path) -> Path:
-    """Make the packages in an empty directory, which is returned."""
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, work / package, ignore=shutil.ignore_patterns("__pycache__"))
-    file = work / "gossip" / "membership.py"
+    """Build it in an empty directory; returns where it is unpacked. Raises `FetchError`."""
+    source = work / "source"
+    for package in ("gossip", "mirror"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    file = source / "gossip" / "membership.py"
     number = protocol(ROOT)
     text, replaced = re.subn(
         rf"^PROTOCOL: Final = {number}$", f"PROTOCOL: Final = {number + 1}", file.read_text(), flags=re.MULTILINE
     )
     assert replaced == 1
     file.write_text(text)
-    return work
+    return _unpacked_wheel(work)
+
+
+def _unpacked_wheel(work: Path) -> Path:
+    """Build the wheel of `work / "source"`; returns where it is unpacked."""
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", work, work / "source")
+    [wheel] = work.glob("*.whl")
+    packages = work / "packages"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    return packages
 
 
 def protocol(packages: Path) -> int:
