@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path("/mnt")
 """An empty directory that every machine has."""
+CERTS_D: Final = ROOT / "certs.d"
 
 PAUSE: Final = "lib/pause:1"
 """The image of the container that holds a pod together; the registry must have it."""
@@ -38,7 +39,7 @@ READY_S_MAX: Final = 120
 VALUES: Final[dict[str, object]] = {
     "containerd.socket": ROOT / "containerd.sock",
     "containerd.contentDir": ROOT / "root" / "io.containerd.content.v1.content",
-    "hosts.certsDir": ROOT / "certs.d",
+    "hosts.certsDir": CERTS_D,
     "stateDir": ROOT / "agent",
 }
 """The chart's values for these nodes."""
@@ -74,7 +75,7 @@ class KubeNode:
         await node.containerd.stop()
         await self._holder.start()
         await eventually(self._mounted, 10)
-        inside = ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
+        inside = self._enter()
         network = directory / "cni"
         network.mkdir()
         (network / "none.conflist").write_text(
@@ -109,11 +110,18 @@ class KubeNode:
         )
         await self.kubelet.start()
 
+    async def inside(self, *command: str | Path) -> str:
+        """What a command prints that is run in the node's mount namespace."""
+        return await run(*self._enter(), *command)
+
     async def processes_of(self, word: str) -> list[int]:
         """The processes in containers of this node whose command line has a word."""
         tasks = (await self.node.ctr("tasks", "ls")).splitlines()[1:]
         pids = [int(task.split()[1]) for task in tasks]
         return [pid for pid in pids if word in Path(f"/proc/{pid}/cmdline").read_text()]
+
+    def _enter(self) -> list[str | Path]:
+        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
 
     async def _mounted(self) -> bool:
         return Path(f"/proc/{self._holder.pid}/root{ROOT}/config.toml").exists()

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
+import secrets
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from mirror.election import LEASE_DURATION_S
 from tests.integration.agents import eventually
 from tests.k8s.cluster.build import coredns
-from tests.k8s.cluster.nodes import SLEEP, VALUES, KubeNode, publish_pause, publish_runnable
+from tests.k8s.cluster.nodes import CERTS_D, SLEEP, VALUES, KubeNode, publish_pause, publish_runnable
 from tests.k8s.image import IMAGE, Image, built_image
 from tests.k8s.tools import CHART, ROOT, helm, helm_program
 from tests.lab.process import CommandError, Process, run
@@ -50,30 +54,38 @@ class Cluster:
         await asyncio.to_thread(helm, *arguments, *flags, timeout_s=timeout_s)
 
     async def install(self, **values: object) -> None:
-        """Install the chart and wait until all agents are ready and have met."""
+        """Install the chart, and wait for nothing."""
         everything = VALUES | {"image.repository": f"{self.registry.name}/skvaller"} | values
         everything |= {"registries[0].name": self.registry.name, "registries[0].url": self.registry.url}
         flags = [f"--set={name}={value}" for name, value in everything.items()]
         await self.helm("install", "skvaller", CHART, "--create-namespace", *flags)
-        await self.rolled_out()
+
+    async def ready(self) -> None:
+        """Wait until the DaemonSet is ready."""
+        status = ("rollout", "status", "daemonset/skvaller", f"--timeout={START_S_MAX}s")
+        await run("kubectl", f"--kubeconfig={self.plane.kubeconfig}", "-n=skvaller", *status, timeout_s=START_S_MAX + 5)
 
     async def rolled_out(self) -> None:
         """Wait until the DaemonSet is ready and all agents have met."""
-        status = ("rollout", "status", "daemonset/skvaller", f"--timeout={START_S_MAX}s")
-        await run("kubectl", f"--kubeconfig={self.plane.kubeconfig}", "-n=skvaller", *status, timeout_s=START_S_MAX + 5)
+        await self.ready()
         await eventually(self.all_met, START_S_MAX)
 
     async def all_met(self) -> bool:
         """Whether each agent sees all others."""
-        met = f"skvaller_gossip_members_normal {len(self.nodes) - 1}.0"
-        return all([met in await self.page(node, "metrics") for node in self.nodes])
+        return await self.members() == [len(self.nodes) - 1] * len(self.nodes)
 
-    async def page(self, node: KubeNode, page: str) -> str:
-        """A page of an agent's status face, empty when it does not answer."""
-        try:
-            return await run("curl", "--silent", "--max-time", "5", f"http://{node.node.address}:{METRICS_PORT}/{page}")
-        except CommandError:
-            return ""
+    async def members(self) -> list[int]:
+        """How many others each agent sees; -1 for one that does not answer."""
+        numbers = []
+        for node in self.nodes:
+            try:
+                url = f"http://{node.node.address}:{METRICS_PORT}/metrics"
+                page = await run("curl", "--silent", "--max-time", "5", url)
+            except CommandError:
+                page = ""
+            found = re.search(r"^skvaller_gossip_members_normal (\d+)", page, re.MULTILINE)
+            numbers.append(int(found[1]) if found else -1)
+        return numbers
 
     async def agents(self) -> dict[str, Any]:
         """The agents' pods by the names of their nodes."""
@@ -181,13 +193,12 @@ async def cluster(
 
 @pytest.fixture
 async def dns(control_plane: ControlPlane) -> AsyncIterator[Process]:
-    """CoreDNS at the lab's address, which answers from the API server, as in most clusters."""
+    """CoreDNS at the lab's address, to be started; it answers from the API server, as in most clusters."""
     configuration = control_plane.directory / "Corefile"
     kubeconfig = control_plane.make_kubeconfig("coredns", "system:masters")
     zone = f"kubernetes cluster.local {{\n    kubeconfig {kubeconfig}\n  }}"
     configuration.write_text(f".:53 {{\n  bind {control_plane.address}\n  errors\n  {zone}\n}}\n")
     process = Process("coredns", [coredns(), "-conf", configuration], control_plane.directory / "coredns.log")
-    await process.start()
     yield process
     await process.stop()
 
@@ -196,8 +207,14 @@ async def test_pods_of_three_nodes_start_from_one_copy_and_from_none_and_the_nod
     cluster: Cluster, dns: Process, tmp_path: Path
 ) -> None:
     before = cluster.certs()
+    # Agents that start before the cluster's DNS are ready, and find each other when it is there.
     await cluster.install()
-    assert cluster.certs() != before
+    await cluster.ready()
+    assert await cluster.members() == [0, 0, 0]
+    led = cluster.certs()
+    assert all(led[name].keys() > before[name].keys() for name in before)
+    await dns.start()
+    await cluster.rolled_out()
     app = await publish_runnable(cluster.registry, "lib/app:1", [20 * MEGABYTE], tmp_path / "app")
 
     # The kubelets of two nodes pull it at the same time, and the registry sends it once.
@@ -216,8 +233,9 @@ async def test_pods_of_three_nodes_start_from_one_copy_and_from_none_and_the_nod
 
     skvaller = ("--namespace=skvaller", "exec", "daemonset/skvaller", "--container=agent", "--", "skvaller")
     members = await cluster.plane.kubectl(*skvaller, "members")
-    assert all(node.name in members for node in cluster.nodes)
-    findings = await cluster.plane.kubectl(*skvaller, "doctor", "--certs-dir", str(VALUES["hosts.certsDir"]))
+    # Kubernetes copies the zone's label of a node to its pods, and the agent knows it from there.
+    assert all(node.name in members and f"zone-{node.name}" in members for node in cluster.nodes)
+    findings = await cluster.plane.kubectl(*skvaller, "doctor", "--certs-dir", str(CERTS_D))
     assert "A test pull went through the mirror" in findings
 
     # What the README says to type does what it says.
@@ -231,27 +249,55 @@ async def test_pods_of_three_nodes_start_from_one_copy_and_from_none_and_the_nod
     assert rotated != secret
     assert len(base64.b64decode(rotated).split()) == 1
 
-    # Kubernetes copies the zone's label of a node to its pods, and the agent knows it from there.
-    log = await cluster.plane.kubectl("-n=skvaller", "get", "pods", "--output=jsonpath={.items[*].metadata.labels}")
-    assert all(f"zone-{node.name}" in log for node in cluster.nodes)
-
-    # What a cluster that has formed does not need any more: its DNS.
+    # What a cluster that has formed does not need any more: its DNS. One that crashes then is found by the others.
     await dns.stop()
     await asyncio.sleep(15)
     assert await cluster.all_met()
+    await kill_agent(third)
+    await eventually(cluster.all_met, START_S_MAX)
 
     await cluster.uninstall()
     assert cluster.certs() == before
     await cluster.deployed(3)
 
 
+async def test_a_node_whose_certs_d_cannot_be_written_says_so_and_pulls_as_ever(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    before = cluster.certs()
+    app = await publish_runnable(cluster.registry, "lib/app:1", [MEGABYTE], tmp_path / "app")
+    odd = cluster.nodes[2]
+    await odd.inside("mount", "--bind", "--options=ro", CERTS_D, CERTS_D)
+    await cluster.install(**{"seeding.service": False, "seeds[0]": f"{cluster.nodes[0].node.address}:29993"})
+
+    async def said() -> bool:
+        agents = await cluster.agents()
+        steps = [step for agent in agents.values() for step in agent["status"].get("initContainerStatuses", [])]
+        return any("cannot be written on this node" in str(step) for step in steps)
+
+    await eventually(said, START_S_MAX)
+    await cluster.deploy(app.name, replicas=3)
+    assert _tree(odd.node.certs_d) == before[odd.name]
+    assert (await cluster.agents())[odd.name]["status"]["phase"] == "Pending"
+
+    await odd.inside("umount", CERTS_D)
+    await cluster.rolled_out()
+    await cluster.uninstall()
+    assert cluster.certs() == before
+
+
 async def test_agents_that_met_through_a_lease_survive_their_seed_and_the_api_server_and_a_crash_leaves_no_trace(
-    cluster: Cluster,
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = cluster.certs()
     plane = cluster.plane
     await plane.kubectl("taint", "node", "--all", f"{TAINT}:NoSchedule")
-    await cluster.install(**{"seeding.service": False, "seeding.lease": True, "startupTaint": TAINT})
+    await plane.kubectl("create", "namespace", "skvaller")
+    secret = {"kind": "Secret", "metadata": {"name": "mine", "namespace": "skvaller"}}
+    await plane.create(secret | {"stringData": {"secret": secrets.token_hex(32)}})
+    values = {"seeding.service": False, "seeding.lease": True, "startupTaint": TAINT, "secret.existingSecret": "mine"}
+    await cluster.install(**values)
+    await cluster.rolled_out()
 
     async def untainted() -> bool:
         nodes = (await plane.get("nodes"))["items"]
@@ -265,7 +311,19 @@ async def test_agents_that_met_through_a_lease_survive_their_seed_and_the_api_se
 
     by_address = {node.node.address: node for node in cluster.nodes}
     seed = by_address[await holder()]
+    await seed.kubelet.kill()  # or the same agent would be back within the Lease's duration, and hold it again
     await kill_agent(seed)
+    crashed_at = time.monotonic()
+
+    async def taken_over() -> bool:
+        return await holder() not in {"", seed.node.address}
+
+    await eventually(taken_over, 2 * LEASE_DURATION_S)
+    with capsys.disabled():
+        took_s = time.monotonic() - crashed_at
+        sys.stdout.write(f"\na new seed {took_s:.1f} s after the crash of the old one (budget {LEASE_DURATION_S} s)\n")
+    assert [number for number in await cluster.members() if number > 0] == [1, 1]
+    await seed.kubelet.start()
     await cluster.rolled_out()
 
     await plane.api_server.stop()
