@@ -30,7 +30,7 @@ from mirror.pieces import Piece, SocketPiece
 from mirror.resuming import resuming
 from mirror.single_flight import PENDING_S
 from mirror.source import Content, Request
-from mirror.trail import READER_HEADER, What
+from mirror.trail import What
 from mirror.upload_slots import Surroundings, UploadSlots
 from tests.benchmark.herd_flows import Flow, FlowBody, Link, Network, Stock
 
@@ -141,7 +141,7 @@ class Wire:
         scope = {
             "method": method,
             "path": path.partition("?")[0],
-            "headers": [(READER_HEADER.lower().encode(), headers[READER_HEADER].encode())],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
             "range": headers.get("Range", "bytes=0-"),
             "exchange": exchange,
         }

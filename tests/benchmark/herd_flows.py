@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import struct
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from mirror.transfer import Bell
 
 END_BYTES = 1.0
 """Less than this is nothing: the rounding of floating point numbers."""
+
+_NOTHING_WAITS = socket.socketpair()
 
 
 @dataclass(eq=False, slots=True)
@@ -177,9 +180,9 @@ class FlowSocket:
         """TCP_INFO, of which the last field asked for is how many bytes came."""
         return bytes(size - 8) + struct.pack("=Q", int(self._flow.position) - self._flow.begun_at)
 
-    def recv(self, _size: int, _flags: int) -> bytes:
-        """Whatever comes is taken at once."""
-        raise BlockingIOError
+    def fileno(self) -> int:
+        """Of a connection on which nothing waits: whatever comes is taken at once."""
+        return _NOTHING_WAITS[0].fileno()
 
     def shutdown(self, _how: int) -> None:
         """The taker leaves."""

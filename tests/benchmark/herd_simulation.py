@@ -44,7 +44,7 @@ STEPS = 128
 """In how many steps of time an uplink gives the image once."""
 SPREAD_S = 0.1
 """Within what time all nodes begin."""
-SLOTS = 64
+SLOTS = 4
 PART_FAULTY = 0.05
 SLOWER = 10.0
 ENOUGH = 60.0

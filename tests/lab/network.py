@@ -58,6 +58,9 @@ class Network:
         _ip("link", "add", self._prefix, "type", "bridge")
         _ip("addr", "add", f"{self.gateway}/24", "dev", self._prefix)
         _ip("link", "set", self._prefix, "up")
+        # What registries send is controlled by Reno: in a limited link's queue, a flow of BBR may starve beside others.
+        subnet = f"{self._subnet}.0/24"
+        _ip("route", "change", subnet, "dev", self._prefix, "src", self.gateway, "congctl", "reno")
         self.directory.mkdir()
 
     def tear_down(self) -> None:
