@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import CorruptError, NotFoundError, NotYetError, OverQuotaError, UnavailableError
 from mirror.oci import ByteRange, Digest
 from mirror.resuming import resuming
 from mirror.transfer import Transfer
+from mirror.verified import hashed_on_its_way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -73,16 +75,15 @@ class Transfers:
         return float("inf")
 
     async def join(self, request: Request) -> Content | None:
-        """What a transfer under way gives of the object, when it gives that soon."""
-        transfer = self._transfers.get(_key(request))
-        return None if transfer is None else await transfer.open(request)
+        """What a transfer under way gives of the object, when it gives that soon; see `Transfer.open`."""
+        return await self._join(request, verified=True)
 
     async def follow(self, request: Request) -> Content | None:
-        """What a transfer gives that is under way or about to begin; waits for its first bytes."""
+        """What a transfer gives that is under way or about to begin; waits for its first bytes, right or not."""
         opening = self._openings.get(_key(request))
         if opening is not None:
             await opening.over.wait()
-        return await self.join(request)
+        return await self._join(request, verified=False)
 
     def descriptor(self, request: Request) -> Descriptor | None:
         """What is known of an object in flight."""
@@ -90,7 +91,7 @@ class Transfers:
         return None if transfer is None else transfer.content.descriptor
 
     async def open(self, request: Request, source: Source, alone: Source, *, verify: bool) -> Content:
-        """Share the transfer of the object, or open one from `source`; its bytes are hashed if `verify`.
+        """Share the transfer of the object, or open one from `source`. It is hashed if it is small, or to `verify`.
 
         A transfer goes on from `source` when that breaks off, while it can; a body that is given out does not. A
         request for a part does not make a transfer of the whole, unless it is to be verified. What cannot be a
@@ -106,12 +107,16 @@ class Transfers:
         if transfer is not None and transfer.verifies >= verify:
             if transfer.paused:
                 await self._continue(transfer, request, source)
-            content = await transfer.open(request)
+            content = await transfer.open(request, verified=True)
         elif verify or _is_whole(request):
             content = await self._begin(request, source, verify=verify)
         if content is None and verify:
             raise UnavailableError(f"{request.digest} cannot be verified now, and is not given as it is")
         return content or await alone.open(request)
+
+    async def _join(self, request: Request, *, verified: bool) -> Content | None:
+        transfer = self._transfers.get(_key(request))
+        return None if transfer is None else await transfer.open(request, verified=verified)
 
     async def _continue(self, transfer: Transfer, request: Request, source: Source) -> None:
         """Let a transfer that lost its sources go on with what this request's client is given.
@@ -119,7 +124,7 @@ class Transfers:
         The others that wait for the object wait for this. Raises as `source` does.
         """
         async with self._opening(request):
-            rest = request.in_part(ByteRange.starting_at(transfer.written))
+            rest = replace(request.in_part(ByteRange.starting_at(transfer.written)), hashes=True)
             content = await source.open(rest)
             if content.positions != range(transfer.written, transfer.size) or not transfer.paused:
                 await content.body.aclose()
@@ -127,9 +132,10 @@ class Transfers:
                 transfer.go_on(resuming(source, rest, content))
 
     async def _begin(self, request: Request, source: Source, *, verify: bool) -> Content | None:
-        whole = request.in_part(None)
+        whole = replace(request.in_part(None), hashes=not verify)
         async with self._opening(request):
             content = await source.open(whole)
+            verify |= hashed_on_its_way(whole, content.descriptor.size)
             file = await self._file(whole, content, verify=verify)
             if file is not None:
                 key = _key(request)

@@ -34,8 +34,9 @@ class Request:
     `authorization` is the client's own header. It goes to the registry named by the repository and to nobody
     else, so it is kept out of every representation. `left_out` names members that are not to be asked again: they
     began this answer, and broke off. `all_or_nothing` tells that the client takes a whole image from whoever gives its
-    manifest. `size` is how many bytes the object has to have, where that is known. What is done for the request is
-    noted in its `trail`.
+    manifest. `size` is how many bytes the object has to have, where that is known. `hashes` tells that whoever asks
+    hashes what comes, so that a source need not read a small blob whole before it gives the first byte. What is done
+    for the request is noted in its `trail`.
     """
 
     repository: Repository
@@ -47,6 +48,7 @@ class Request:
     left_out: frozenset[str] = frozenset()
     all_or_nothing: bool = False
     size: int | None = None
+    hashes: bool = field(default=False, compare=False)
     trail: Trail = field(default_factory=Trail, repr=False, compare=False)
 
     @property

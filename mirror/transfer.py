@@ -24,6 +24,7 @@ from mirror.intake import BATCH_BYTES, NoRoomError, finished, readable
 from mirror.pieces import FilePiece, SocketPiece, read_piece
 from mirror.source import Content, MemoryBody
 from mirror.spool import PUNCH_BYTES, SpoolFile
+from mirror.verified import hashed_on_its_way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -108,8 +109,11 @@ class Transfer:
         self._feeding = asyncio.create_task(self._feed())
         self._linger()
 
-    async def open(self, request: Request) -> Content | None:
-        """The part that `request` wants, once its first bytes are here; None when another source does better."""
+    async def open(self, request: Request, *, verified: bool) -> Content | None:
+        """The part that `request` wants, once its first bytes are here; None when another source does better.
+
+        `verified`: a small blob only when all of it is here and was found right.
+        """
         positions = request.range.resolve(self.size) if request.range else range(self.size)
         content = self.content
         if not positions:
@@ -118,8 +122,11 @@ class Transfer:
             return None
         body = TransferBody(self, positions)
         try:
-            async with asyncio.timeout(FIRST_BYTES_S):
-                await self.reach(positions.start)
+            if verified and hashed_on_its_way(request, self.size):
+                await self.reach(self.size - 1)
+            else:
+                async with asyncio.timeout(FIRST_BYTES_S):
+                    await self.reach(positions.start)
         except BaseException as error:
             await body.aclose()
             if isinstance(error, TimeoutError | UnavailableError):

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from mirror import spool, transfer
 from mirror.errors import CorruptError, NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
 from mirror.metrics import Metrics
 from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository
-from mirror.pieces import Piece, moved, read_piece
+from mirror.pieces import FilePiece, Piece, moved, read_piece
 from mirror.registry import create_registry
 from mirror.resuming import resuming
 from mirror.single_flight import InFlight, Shared, Transfers
@@ -33,6 +33,8 @@ from tests.serving import serving
 DATA = random.Random(9).randbytes(12_000_000)
 DIGEST = Digest.of(DATA)
 BLOB = Request(Repository("registry.test", "lib/app"), Kind.BLOB, DIGEST)
+SMALL = DATA[:1_000_000]
+SMALL_BLOB = BLOB.by_digest(Digest.of(SMALL))
 CHUNK_BYTES = 100_000
 SOON_S = 5.0
 
@@ -166,11 +168,43 @@ async def until(tap: Tap, given: int) -> None:
 
 
 async def test_an_object_is_fetched_once_for_all_who_want_it(tmp_path: Path) -> None:
-    tap = Tap(DATA[:1_000_000], 1_000_000)
+    tap = Tap(SMALL, len(SMALL))
     async with place(tmp_path) as here:
-        bodies = await asyncio.gather(*(here.read(tap) for _ in range(200)))
-        assert bodies == [tap.data] * 200
+        bodies = await asyncio.gather(*(here.read(tap, SMALL_BLOB) for _ in range(200)))
+        assert bodies == [SMALL] * 200
         assert len(tap.opened) == 1
+
+
+async def test_a_small_blob_comes_to_a_peer_as_it_grows_and_to_the_client_when_all_of_it_is_right(
+    tmp_path: Path,
+) -> None:
+    tap = Tap(SMALL, open_until=500_000)
+    async with place(tmp_path) as here:
+        client = asyncio.create_task(here.open(tap, SMALL_BLOB))
+        await until(tap, 500_000)
+        content = await InFlight(here.transfers).open(SMALL_BLOB)
+        async with aclosing(content.body.pieces()) as pieces:
+            piece = await anext(pieces)
+            assert isinstance(piece, FilePiece)
+        assert not client.done()
+        tap.open_until = len(SMALL)
+        assert await read_all((await client).body, len(SMALL)) == SMALL
+        assert len(tap.opened) == 1
+
+
+async def test_a_small_blob_that_comes_wrong_is_opened_again_and_no_client_gets_a_byte_of_it(tmp_path: Path) -> None:
+    wrong = Tap(bytes(1) + SMALL[1:], open_until=500_000)
+    right = Tap(SMALL, len(SMALL))
+    async with place(tmp_path) as here:
+        client = asyncio.create_task(here.transfers.open(SMALL_BLOB, wrong, right, verify=False))
+        await until(wrong, 500_000)
+        follower = await InFlight(here.transfers).open(SMALL_BLOB)
+        wrong.open_until = len(SMALL)
+        with pytest.raises(UnavailableError):
+            await read_all(follower.body, len(SMALL))
+        assert await read_all((await client).body, len(SMALL)) == SMALL
+        assert here.corrupt == [(SMALL_BLOB.digest, ["upstream"])]
+        assert not right.opened[0].hashes
 
 
 async def test_a_reader_begins_where_it_wants_while_the_object_grows(tmp_path: Path) -> None:
