@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ANSWER_S: Final = 0.5
 """How long a coordinator may take before the next in rank is asked."""
+LATE_ANSWER_S: Final = 1.5
+"""How long it may take when none of them answered in that time: nodes are busy when a herd begins, and each that
+decided alone would cost one more copy."""
 YOUNG_S: Final = 5.0
 """How long after its start a coordinator looks first whether somebody leads already."""
 
@@ -66,15 +69,16 @@ class Claims:
         self._releasing: dict[tuple[Scope, str], asyncio.Task[None]] = {}
 
     async def claim(self, claim: Claim) -> Verdict:
-        """What the first coordinator that answers says; this node decides alone when none does."""
+        """What the first coordinator that answers says; this node decides alone when none does, twice."""
         if releasing := self._releasing.get((claim.scope, claim.object)):
             # Else the claim would come first, be granted as a lease that is held, and that be released.
             await asyncio.wait([releasing])
-        for rank, name in enumerate(self._coordinators(claim)):
-            try:
-                return await self._ask(name, replace(claim, second=rank > 0))
-            except (UnansweredError, ValueError) as error:
-                log.debug("coordinator %s of %s: %s", name, claim.object, error)
+        for answer_s in (ANSWER_S, LATE_ANSWER_S):
+            for rank, name in enumerate(self._coordinators(claim)):
+                try:
+                    return await self._ask(name, replace(claim, second=rank > 0), answer_s)
+                except (UnansweredError, ValueError) as error:
+                    log.debug("coordinator %s of %s: %s", name, claim.object, error)
         return Lead()
 
     async def look(self, member: str, look: Look) -> bool | None:
@@ -113,8 +117,8 @@ class Claims:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _ask(self, name: str, question: Question | Look) -> Verdict:
-        return read_verdict(await self._members.ask(name, write(question), ANSWER_S))
+    async def _ask(self, name: str, question: Question | Look, answer_s: float = ANSWER_S) -> Verdict:
+        return read_verdict(await self._members.ask(name, write(question), answer_s))
 
     def _coordinators(self, question: Question) -> list[str]:
         roster, key = self.roster(), question.object.encode()
