@@ -1,10 +1,11 @@
 """When a giver is too slow.
 
-How much is little no node can tell by itself: a whole herd may wait for its registry, or share a slow network. So two
-things are asked. Does the giver hold back what it has? One that has come no further itself only waits, and whoever left
-it would find others that wait as well. And do others give more? What they gave to the two, taker and giver, says so.
-The giver judges, since it knows more of this; and it lets nobody else come for a while, for else all who leave slow
-nodes would meet at other slow nodes, which have room.
+How much is little no node can tell by itself: a whole herd may wait for its registry, or share a slow network, where
+each gives little to many. So two things are asked. Does the giver hold back what it has? One that has come no further
+itself only waits, and whoever left it would find others that wait as well. And do others give more? What they gave of
+late to the two, taker and giver, says so; a floor rate does only where they gave nothing yet. The giver judges, since
+it knows more of this; and it lets nobody else come for a while, for else all who leave slow nodes would meet at other
+slow nodes, which have room.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Pace:
     def too_slow(self, look: Look) -> bool:
         """Whether one that takes from this node is to leave it."""
         holds_back = self._ahead(look.object, look.position) > look.rate * LOOK_S
-        slow = holds_back and look.rate < max(FLOOR_BYTES_S, max(self.bytes_s, look.pace) / TIMES)
+        pace = max(self.bytes_s, look.pace)
+        slow = holds_back and look.rate < (pace / TIMES if pace else FLOOR_BYTES_S)
         if slow:
             self._slow_until = self._clock() + SLOW_S
         return slow

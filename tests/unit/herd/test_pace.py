@@ -40,6 +40,7 @@ def test_a_giver_that_only_waits_itself_is_not_left() -> None:
 
 def test_in_a_slow_network_nobody_is_left() -> None:
     assert not Giver(WHOLE, pace=MEGABYTE).is_left(MEGABYTE / 2, pace=MEGABYTE)
+    assert not Giver(WHOLE, pace=FLOOR_BYTES_S / 2).is_left(FLOOR_BYTES_S / 4)
 
 
 def test_where_nothing_is_known_of_others_the_floor_rate_decides() -> None:
