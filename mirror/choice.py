@@ -31,7 +31,7 @@ AVOID_CORRUPT_S: Final = 300.0
 """The same for one that gave wrong bytes."""
 LOAD_FRESH_S: Final = 5.0
 """How long a peer's word on its load counts; a layer of 100 MB takes about a second."""
-SLOTS_ASSUMED: Final = 64
+SLOTS_ASSUMED: Final = 4
 """The upload slots of a peer that has not told yet."""
 
 

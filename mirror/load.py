@@ -1,7 +1,8 @@
 """How busy a peer is, and where its bytes come from, in the words that peers use: headers of their answers.
 
-- `Skvaller-Load: 3/64`, in every answer: of 64 upload slots 3 are taken by other uploads than this answer.
-- `Skvaller-Alternatives: node-b,node-c`, with a 503 when all slots are taken: members that are given the object by
+- `Skvaller-Load: 3/4`, in every answer: of 4 upload slots 3 are taken by other uploads than this answer.
+- `Skvaller-Waited: 6`, in a request: how many seconds its client has waited for a slot, wherever that was.
+- `Skvaller-Alternatives: node-b,node-c`, with a 503 when there is no slot for it: members that are given the object by
   this one at the moment, and others that have it. They are names and never addresses, so that nobody can be sent to a
   place outside the cluster. (Names are percent-encoded: a member's name can have any character.)
 - `Skvaller-Lineage: node-b,node-a`, when the object is in flight: through whom its bytes come, the nearest first.
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LOAD_HEADER: Final = "Skvaller-Load"
+WAITED_HEADER: Final = "Skvaller-Waited"
 ALTERNATIVES_HEADER: Final = "Skvaller-Alternatives"
 ALTERNATIVES_MAX: Final = 8
 LINEAGE_HEADER: Final = "Skvaller-Lineage"

@@ -23,6 +23,7 @@ from mirror.load import (
     LINEAGE_HEADER,
     LINEAGE_MAX,
     LOAD_HEADER,
+    WAITED_HEADER,
     Load,
     read_names,
 )
@@ -131,33 +132,44 @@ class Peers:
         return await self._first(request, lambda holder: self._open_at(holder, request))
 
     async def open_from(
-        self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str], *, zone: str | None
+        self,
+        holders: Sequence[Holder],
+        request: Request,
+        lost: set[str],
+        absent: set[str],
+        *,
+        zone: str | None,
+        waited_s: float = 0.0,
     ) -> Content:
         """Open the digest at one of these, or at one of those to whom they give it, as far as that is in the `zone`.
 
-        Who is full names its children; who is about to have the first bytes is asked again after the others. Those
-        that broke off or do not answer are added to `lost`, those that have nothing for this node to `absent`. Raises
-        `SourceError`.
+        Who is full names its children; who is about to have the first bytes is asked again after the others; all are
+        told how long the client has waited. Those that broke off or do not answer are added to `lost`, those that have
+        nothing for this node to `absent`. Raises `FullError` when one of them only had no slot or no bytes yet, else
+        the last one's `SourceError`.
         """
         failure: UnavailableError | None = None
+        full: FullError | None = None
         candidates = list(islice(self._standing.ranked(holders), CANDIDATES_MAX))
         asked = {holder.target.name for holder in candidates}
-        until = asyncio.get_running_loop().time() + HOPS_S
+        began = asyncio.get_running_loop().time()
         for _ in range(HOPS_MAX):
-            if not candidates or asyncio.get_running_loop().time() > until:
+            took_s = asyncio.get_running_loop().time() - began
+            if not candidates or took_s > HOPS_S:
                 break
             holder = candidates.pop(0)
             try:
-                return await self._open_at(holder, request)
+                return await self._open_at(holder, request, waited_s + took_s)
             except NotFoundError:
                 request.trail.note(What.STALE, "peer", holder.target.name)
                 absent.add(holder.target.name)
             except _NotYetError as error:
-                failure = error
+                full = FullError(())
+                full.__cause__ = error
                 candidates.append(holder)
             except FullError as error:
                 request.trail.note(What.FULL, "peer", holder.target.name)
-                failure = error
+                full = error
                 children = [name for name in error.alternatives if name not in asked | request.left_out]
                 asked.update(children)
                 members = filter(None, map(self._index.member, children))
@@ -165,7 +177,7 @@ class Peers:
             except UnavailableError as error:
                 failure = self._note(holder, request, error)
                 lost.add(holder.target.name)
-        raise failure or NotFoundError(f"no peer has {request.digest}")
+        raise full or failure or NotFoundError(f"no peer has {request.digest}")
 
     async def ask_part(self, holder: Holder, path: str) -> bytes:
         """What a member answers to a question about its part in a herd (`mirror.herd.watch`).
@@ -217,9 +229,9 @@ class Peers:
                     failure = self._note(holder, request, error)
         raise failure or NotFoundError(f"no peer has {request.digest}")
 
-    async def _open_at(self, holder: Holder, request: Request) -> Content:
+    async def _open_at(self, holder: Holder, request: Request, waited_s: float = 0.0) -> Content:
         async def open_part(part: Request) -> Content:
-            answer = await self._ask("GET", holder, part)
+            answer = await self._ask("GET", holder, part, waited_s)
             try:
                 descriptor, positions, _ = read_head(part, answer)
                 if len(positions or ()) != answer.length and answer.status != 416:
@@ -254,13 +266,15 @@ class Peers:
             lineage=lineage,
         )
 
-    async def _ask(self, method: str, holder: Holder, request: Request) -> Answer:
+    async def _ask(self, method: str, holder: Holder, request: Request, waited_s: float = 0.0) -> Answer:
         repository = request.repository
         path = f"/v2/{repository.name}/{request.kind.value}/{request.digest}?ns={repository.registry}"
         byte_range = str(request.range) if request.range is not None and method == "GET" else ""
         headers = {ID_HEADER: request.trail.id, READER_HEADER: quote(self._name)}
         if byte_range:
             headers["Range"] = byte_range
+        if waited_s >= 1:
+            headers[WAITED_HEADER] = str(int(waited_s))
         answer = await self._send(method, holder, path, headers)
         if load := Load.parse(answer.headers.get(LOAD_HEADER)):
             self._standing.hear(holder, load)

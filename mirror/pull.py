@@ -56,7 +56,7 @@ class Pull:
         self._store = store
         self._elsewhere = FirstOf([peers, upstream])
         self._herd = herd
-        self._shared = Shared(transfers, herd, self._elsewhere)
+        self._shared = Shared(transfers, herd, herd)
         self._elsewhere_shared = FirstOf([peers, self._shared])
         self._nearby = FirstOf([store, peers])
         self._anywhere = FirstOf([self._nearby, upstream])
@@ -97,15 +97,14 @@ class Pull:
         return content
 
     async def _fetch(self, request: Request, *, verify: bool) -> Content:
-        elsewhere = self._elsewhere
         if verify:
             # What is in doubt may be in flight elsewhere too: only complete holders and the registry are asked.
-            return await self._transfers.open(request, elsewhere, elsewhere, verify=True)
+            return await self._transfers.open(request, self._elsewhere, self._elsewhere, verify=True)
         if self._store.keeps or self._herd.crowded(request.digest):
             content = await self._shared.open(request)
         else:
             content = await self._transfers.join(request) or await self._elsewhere_shared.open(request)
-        return resuming(elsewhere, request, content)
+        return resuming(self._herd, request, content)
 
 
 class _WatchedBody:

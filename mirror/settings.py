@@ -111,9 +111,9 @@ class Settings:
 
     upload_slots: int = option(
         read_count,
-        "How many blobs are given to peers at the same time; others are told to ask elsewhere. More slots make each "
-        "upload slower.",
-        default=64,
+        "How many blobs are given to peers at the same time; others are told to ask elsewhere, unless they have waited "
+        "for long. More slots make each upload slower.",
+        default=4,
     )
     upload_rate: int = option(
         read_size,

@@ -2,9 +2,10 @@
 
 Beyond that many, each further upload would only slow the others down. The peer is told so at once (503), with the names
 of others to ask: first those that this node gives the same blob to, since they can pass it on while it comes; so a herd
-forms a tree, two children to a node, in which everybody gets the full rate of a half uplink. Whoever this node itself
-has the blob from gets a 404 at once, before it waits for what it would have to give itself. A 429 is never given:
-runtimes repeat it at once. Manifests are small and need no slot.
+forms a tree, two children to a node and blob, and the slots of a node for all its blobs together spread it over all
+nodes. Who has waited gets a slot beyond that: nobody starves because others are slow. Whoever this node itself has the
+blob from gets a 404 at once, before it waits for what it would have to give itself. A 429 is never given: runtimes
+repeat it at once. Manifests are small and need no slot.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import orjson
 
 from mirror.errors import Code
-from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, Load, write_names
+from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, WAITED_HEADER, Load, write_names
 from mirror.oci import Digest, InvalidDigestError
 from mirror.trail import READER_HEADER, read_member
 
@@ -28,10 +29,18 @@ if TYPE_CHECKING:
 CHILDREN_MAX: Final = 2
 """How many peers are given the same blob at a time. More make the tree flatter and each upload slower: with `k`
 children a large herd takes about `k` times as long as one upload."""
+WAIT_S: Final = 3.0
+"""Who has waited so long may have one slot more than others, after twice that two, and so on. Shorter waits make the
+slots mean less in a slow network; longer ones bring its nodes nearer to the time when they go upstream on their own."""
+ANSWERS_MAX: Final = 64
+"""More than this are not given at the same time, however long the wait, and in however many parts."""
 FAR_CHILDREN_MAX: Final = 1
 """How many of them may be in other zones: the nodes of this one have no other source."""
 
+WAITED_DIGITS_MAX: Final = 4
+
 _READER: Final = READER_HEADER.lower().encode()
+_WAITED: Final = WAITED_HEADER.lower().encode()
 
 
 class SlotsObserver(Protocol):
@@ -69,43 +78,52 @@ class UploadSlots:
         self._slots = slots
         self._surroundings = surroundings
         self._rng = random.Random()  # noqa: S311 - spreads load
-        self._uploads = 0
+        self._answers = 0
         self._children: dict[Digest, list[str]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on when it needs no slot or gets one, else answer 503."""
         digest = _blob(scope)
-        load = Load(self._uploads, self._slots)
+        uploads = self._uploads()
+        load = Load(uploads, self._slots)
         if digest is None:
             await self._app(scope, receive, _telling(load, send))
             return
-        child = _child(scope)
+        child, beyond = _child(scope), int(_waited_s(scope) / WAIT_S)
         children = self._children.get(digest, [])
         if child in self._surroundings.lineage(digest):
             await _refuse(send, Code.BLOB_UNKNOWN, "the blob comes from the member that asks for it", load)
             return
         others = self._others(digest, child, children)
-        if self._uploads >= self._slots or self._enough(children, child) or (others and self._surroundings.slow()):
+        further = child != "" and child in children  # a part, of a blob that it is given already
+        full = self._answers >= ANSWERS_MAX or (not further and uploads >= self._slots + beyond)
+        if full or self._enough(children, child, beyond) or (others and self._surroundings.slow()):
             self._observer.refused("slots")
             await _refuse(send, Code.UNAVAILABLE, "all upload slots are taken", load, others)
             return
-        self._count(1)
+        self._answers += 1
         self._children.setdefault(digest, []).append(child)
+        self._observer.uploading(self._uploads())
         try:
             await self._app(scope, receive, _telling(load, send))
         finally:
-            self._count(-1)
+            self._answers -= 1
             self._children[digest].remove(child)
             if not self._children[digest]:
                 del self._children[digest]
+            self._observer.uploading(self._uploads())
 
-    def _enough(self, children: Sequence[str], child: str) -> bool:
+    def _uploads(self) -> int:
+        """How many slots are taken: one for each blob and member that has it, in however many parts."""
+        return sum(len({*children, ""}) - 1 + children.count("") for children in self._children.values())
+
+    def _enough(self, children: Sequence[str], child: str, beyond: int) -> bool:
         """Whether a blob has as many readers as it may. Who is one already may have further parts of it."""
         if child in children:
             return False
         near, members = self._surroundings.near, set(children)
         far = not near(child) and sum(not near(each) for each in members) >= FAR_CHILDREN_MAX
-        return len(members) >= CHILDREN_MAX or far
+        return len(members) >= CHILDREN_MAX + beyond or far
 
     def _others(self, digest: Digest, child: str, children: Sequence[str]) -> list[str]:
         """Whom to ask instead: the children of this node in random order, so that their trees grow alike."""
@@ -115,10 +133,6 @@ class UploadSlots:
             *named,
             *(name for name in self._surroundings.alternatives(digest) if name != child and name not in named),
         ]
-
-    def _count(self, change: int) -> None:
-        self._uploads += change
-        self._observer.uploading(self._uploads)
 
 
 def _blob(scope: Scope) -> Digest | None:
@@ -135,6 +149,12 @@ def _blob(scope: Scope) -> Digest | None:
 def _child(scope: Scope) -> str:
     """The name of the member that asks; "" when it does not say."""
     return next((read_member(value.decode("latin-1")) for name, value in scope["headers"] if name == _READER), "")
+
+
+def _waited_s(scope: Scope) -> int:
+    """How long the member has waited, as it says; 0 when it does not say."""
+    told = next((value for name, value in scope["headers"] if name == _WAITED), b"")
+    return int(told) if told.isdigit() and len(told) <= WAITED_DIGITS_MAX else 0
 
 
 def _telling(load: Load, send: Send) -> Send:

@@ -47,7 +47,14 @@ class _Peers(FirstOf):
         super().__init__([peers])
 
     async def open_from(
-        self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str], *, zone: str | None
+        self,
+        holders: Sequence[Holder],
+        request: Request,
+        lost: set[str],
+        absent: set[str],
+        *,
+        zone: str | None,
+        waited_s: float = 0.0,
     ) -> Content:
         return await self.open(request)
 

@@ -8,8 +8,9 @@ and the leaders of the zones ask the cluster's: one copy crosses into each zone.
 (`leases`). When it does not answer, the next in rank is asked, and learns of the lease when it is renewed there.
 
 **Following.** A node streams from another's transfer at whatever offset it has. Each gives a blob to two children at a
-time, and one that is full names its children instead (`mirror.upload_slots`); so the herd forms a tree by itself. Who
-follows tells from whom its bytes come (its *lineage*), so that nobody follows itself.
+time, and all its blobs together to four; one that is full names its children instead (`mirror.upload_slots`), so the
+herd forms a tree for each blob by itself, and the trees lie across each other. Who has waited may come nevertheless.
+Who follows tells from whom its bytes come (its *lineage*), so that nobody follows itself.
 
 **Leaving.** A follower tells its giver now and then how much it gets, and leaves one that holds back what it has while
 others give much more (`pace`).

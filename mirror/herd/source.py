@@ -54,7 +54,9 @@ STARVED_S: Final = 3.0
 LOST_S: Final = 2.0
 """How long a member that broke off is not asked again by the same request."""
 PAUSE_S: Final = 0.1
-"""How long, on average, before a node that got nothing tries again."""
+"""How long, on average, before a node that got nothing tries again, at first; with the time that it has waited it grows
+to `PAUSE_S_MAX`."""
+PAUSE_S_MAX: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +85,14 @@ class Givers(Protocol):
         ...
 
     async def open_from(
-        self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str], *, zone: str | None
+        self,
+        holders: Sequence[Holder],
+        request: Request,
+        lost: set[str],
+        absent: set[str],
+        *,
+        zone: str | None,
+        waited_s: float = 0.0,
     ) -> Content:
         """Open at one of these, or at one that they name; see `mirror.peers`. Raises `SourceError`."""
         ...
@@ -101,7 +110,7 @@ class _Quest:
     absent: set[str] = field(default_factory=set)
     leases: dict[Scope, Lease] = field(default_factory=dict)
     failure: UnavailableError | None = None
-    full: bool = False  # somebody has it, and has no slot free
+    full: bool = False  # somebody has it and no slot free, or is about to have it
 
     def lose(self, names: Iterable[str]) -> None:
         """These broke off or do not answer; after some seconds they are as good as others again."""
@@ -133,7 +142,7 @@ class Herd:
 
     def crowded(self, digest: Digest) -> bool:
         """Whether so few have the object that those who fetch it should give it to others meanwhile."""
-        return 3 * len(self._index.holders(digest)) <= self._claims.roster().size
+        return 2 * len(self._index.holders(digest)) <= self._claims.roster().size
 
     async def resolve(self, request: Request) -> Descriptor:
         """Describe an object; this costs upstream little."""
@@ -181,7 +190,8 @@ class Herd:
             if content := await self._from_holders(request, quest, roster, beyond=beyond):
                 return content
             if quest.full and quest.waited_s() < PATIENCE_S:
-                await asyncio.sleep(self._rng.uniform(PAUSE_S / 2, 2 * PAUSE_S))
+                pause_s = min(PAUSE_S + quest.waited_s() / 10, PAUSE_S_MAX)
+                await asyncio.sleep(self._rng.uniform(0.5, 1.5) * pause_s)
                 continue
             if (rest_s := self._closed_for(request.repository.registry)) > 0:
                 await self._stay_away(rest_s, request, quest, registry=True)
@@ -217,7 +227,9 @@ class Herd:
             return None
         lost: set[str] = set()
         try:
-            return await self._peers.open_from(holders, request, lost, quest.absent, zone=zone)
+            return await self._peers.open_from(
+                holders, request, lost, quest.absent, zone=zone, waited_s=quest.waited_s()
+            )
         except NotFoundError:
             return None
         except UnavailableError as error:

@@ -12,7 +12,8 @@ import pytest
 
 from mirror import hedge, peer_connection
 from mirror.choice import Holder, Standing
-from mirror.errors import NotFoundError, UnavailableError
+from mirror.errors import FullError, NotFoundError, UnavailableError
+from mirror.load import WAITED_HEADER
 from mirror.oci import ByteRange, Digest, Kind, Repository
 from mirror.peer_mac import HEADER, PeerMac, Target
 from mirror.peers import TRIES_MAX, Peers
@@ -160,6 +161,24 @@ async def test_the_children_that_a_full_member_names_are_asked_and_it_is_not_bla
         assert content.holder == "peer-1"
         assert await read_all(content.body, 1000) == DATA
     assert not lost | absent
+
+
+async def test_peers_are_told_how_long_the_client_has_waited() -> None:
+    async with scripted(GOOD) as peer, peers_at(peer.url) as peers:
+        for waited_s in (0.9, 7.8):
+            content = await peers.open_from(
+                peers._index.holders(DIGEST), BLOB, set(), set(), zone=None, waited_s=waited_s
+            )
+            await content.body.aclose()
+    assert [heard.headers.get(WAITED_HEADER.lower()) for heard in peer.heard] == [None, "7"]
+
+
+async def test_a_member_that_is_full_or_has_no_bytes_yet_is_worth_waiting_for_whatever_the_last_one_said() -> None:
+    not_yet = answering("503 Not yet", ["Retry-After: 1", "Content-Length: 0"])
+    for worth_it in (not_yet, answering("503 Full", ["Skvaller-Alternatives: ", "Content-Length: 0"])):
+        async with scripted(worth_it) as first, scripted(slam) as last, peers_at(first.url, last.url) as peers:
+            with pytest.raises(FullError):
+                await peers.open_from(peers._index.holders(DIGEST), BLOB, set(), set(), zone=None)
 
 
 async def test_children_in_another_zone_are_passed_over_by_those_who_keep_to_theirs() -> None:

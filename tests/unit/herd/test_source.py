@@ -83,7 +83,14 @@ class Givers:
         raise NotFoundError("not here")
 
     async def open_from(
-        self, holders: Sequence[Holder], request: Request, lost: set[str], absent: set[str], *, zone: str | None
+        self,
+        holders: Sequence[Holder],
+        request: Request,
+        lost: set[str],
+        absent: set[str],
+        *,
+        zone: str | None,
+        waited_s: float = 0.0,
     ) -> Content:
         for holder in holders:
             await asyncio.sleep(0.001)
