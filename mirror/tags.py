@@ -92,10 +92,12 @@ class Tags:
         try:
             return await self._ask(request, BUDGET_S if known.last else None)
         except UnavailableError as error:
-            if known.last is None or not self._authorization.admits_unasked(*client):
+            # Looked up anew: others may have told something while the registry was waited for.
+            last = self._knowledge.known(repository, tag, self._clock()).last
+            if last is None or not self._authorization.admits_unasked(*client):
                 raise
             log.warning("%s:%s is the cluster's last known: %s", repository, tag, error)
-            return await self._describe(request, known.last)
+            return await self._describe(request, last)
 
     async def _describe(self, request: Request, digest: Digest) -> Descriptor:
         descriptor = await self._objects.resolve(request.by_digest(digest))

@@ -10,7 +10,7 @@ import pytest
 
 from gossip import Node as GossipNode
 from mirror.oci import DOCKER_LIST, DOCKER_MANIFEST, manifest_media_type
-from tests.integration.agents import Agent, observer, seen, start_agents, tag_seen
+from tests.integration.agents import Agent, eventually, observer, seen, start_agents, tag_seen
 from tests.lab import Image, Lab, Login, Node, PullError, Registry, require
 from tests.lab.images import HERE
 from tests.lab.node import Client
@@ -181,12 +181,13 @@ async def test_an_image_that_was_imported_is_shared_like_one_that_was_pulled(lab
     await builder.pull(image.name, via="ctr")
     await builder.ctr("images", "export", str(archive), image.name)
     await registry.stop()
-    await start_agents([one, two], registry)
+    agents = await start_agents([one, two], registry)
     await one.ctr("images", "import", str(archive))
-    async with observer(lab) as node:
-        for digest in image.objects():
-            await seen(node, digest, {"n1"}, 3)
-        await tag_seen(node, image.name, image.root.digest, 3)
+
+    async def known() -> bool:
+        return await agents[1].metric("skvaller_gossip_pairs") == len(image.objects()) + 1  # the tag
+
+    await eventually(known, 3)
     await two.pull(image.name, via="cri")
     assert two.content() == image.objects()
 

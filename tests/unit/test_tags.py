@@ -121,6 +121,16 @@ async def test_without_the_registry_a_tag_means_what_was_last_known(stage: Stage
     assert await meaning(stage.tags()) == NEW, "what a store has is less than what the registry once said"
 
 
+async def test_what_others_tell_while_the_registry_is_waited_for_counts(stage: Stage) -> None:
+    stage.upstream.failure = UnavailableError("down")
+    stage.upstream.going_on.clear()
+    asking = asyncio.create_task(meaning(stage.tags()))
+    await asyncio.sleep(0.01)
+    stage.knows(Known(NEW, 1))
+    stage.upstream.going_on.set()
+    assert await asking == NEW
+
+
 async def test_a_registry_that_is_slow_is_not_waited_for_when_something_is_known(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
