@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 FLOOR_BYTES_S: Final = 256_000
 """Less than this is slow wherever nothing is known of others. Raising it leaves more sources that are merely busy, and
 each change costs a request."""
-LOOK_S: Final = 2.0
+LOOK_S: Final = 1.5
 """For how long a rate is measured before it is judged."""
+LOOKS: Final = 2
+"""So often in a row a source has to be found slow. One connection among many in a full link has bad moments; more looks
+keep a slow source for longer."""
 SAMPLE_S: Final = 0.5
 """How often it is looked whether the reader takes what comes."""
 TAKEN_S: Final = 2 * GATHER_S
@@ -71,7 +74,7 @@ class Watch:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         began_with = before = _received(self._connection)
-        since = loop.time()
+        since, found_slow = loop.time(), 0
         while before is not None and began_with is not None:
             reader_is_slow = False
             while loop.time() - since < LOOK_S:
@@ -85,7 +88,8 @@ class Watch:
                 return
             if not reader_is_slow:
                 rate, position = (received - before) / (now - since), self._position + received - began_with
-                if await self._judge(rate, position):
+                found_slow = found_slow + 1 if await self._judge(rate, position) else 0
+                if found_slow == LOOKS:
                     self._leave()
                     return
             before, since = received, now
