@@ -43,7 +43,9 @@ class ResumingBody:
         self._positions = positions
         self._body = content.body
         self._judge = content.judge
+        self._holder = content.holder
         self._left = {content.holder}
+        self._slow: set[str] = set()
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes, from one source or several. Bytes that are known to be wrong are not gone on with."""
@@ -66,7 +68,8 @@ class ResumingBody:
                     raise NoSourceLeftError(str(error)) from error
                 log.warning("%s broke off at byte %d: %s", self._request.digest, position, error)
                 if watch is not None and watch.left:
-                    self._request.trail.note(What.STALLED, self._content.origin, self._content.givers[-1])
+                    self._request.trail.note(What.STALLED, self._content.origin, self._holder)
+                    self._slow.add(self._holder)
                 await self._body.aclose()
                 self._body = await self._reopen(position, stop)
 
@@ -74,7 +77,7 @@ class ResumingBody:
         try:
             to_end = stop == self._content.descriptor.size
             part = ByteRange(position, None if to_end else stop - 1)
-            rest = self._request.in_part(part).without(self._left)
+            rest = self._request.in_part(part).without(self._left, self._slow)
             content = await self._source.open(rest)
         except SourceError as error:
             raise NoSourceLeftError(f"no source goes on: {error}") from error
@@ -84,6 +87,7 @@ class ResumingBody:
         self._content.givers += content.givers
         self._content.lineage = content.lineage
         self._judge = content.judge
+        self._holder = content.holder
         self._left.add(content.holder)
         self._request.trail.note(What.RESUMED, content.origin, content.holder)
         return content.body

@@ -33,10 +33,10 @@ class Request:
 
     `authorization` is the client's own header. It goes to the registry named by the repository and to nobody
     else, so it is kept out of every representation. `left_out` names members that are not to be asked again: they
-    began this answer, and broke off. `all_or_nothing` tells that the client takes a whole image from whoever gives its
-    manifest. `size` is how many bytes the object has to have, where that is known. `hashes` tells that whoever asks
-    hashes what comes, so that a source need not read a small blob whole before it gives the first byte. What is done
-    for the request is noted in its `trail`.
+    began this answer, and broke off, or were left for being `slow`. `all_or_nothing` tells that the client takes a
+    whole image from whoever gives its manifest. `size` is how many bytes the object has to have, where that is known.
+    `hashes` tells that whoever asks hashes what comes, so that a source need not read a small blob whole before it
+    gives the first byte. What is done for the request is noted in its `trail`.
     """
 
     repository: Repository
@@ -46,6 +46,7 @@ class Request:
     accept: str = ""
     authorization: str | None = field(default=None, repr=False)
     left_out: frozenset[str] = frozenset()
+    slow: frozenset[str] = frozenset()
     all_or_nothing: bool = False
     size: int | None = None
     hashes: bool = field(default=False, compare=False)
@@ -65,9 +66,9 @@ class Request:
         """The same request for another part of the object."""
         return replace(self, range=part)
 
-    def without(self, members: Iterable[str]) -> Request:
-        """The same request for others than these members."""
-        return replace(self, left_out=self.left_out.union(members))
+    def without(self, members: Iterable[str], slow: Iterable[str] = ()) -> Request:
+        """The same request for others than these members, of which some were only `slow`."""
+        return replace(self, left_out=self.left_out.union(members), slow=self.slow.union(slow))
 
 
 class Body(Protocol):

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
 RENEW_S: Final = 0.4
 """How often a leader renews its lease."""
-RENEWED_S: Final = 3.0
+RENEWED_S: Final = 5.0
 """How long a lease holds that is not renewed: a leader that stalls for less is left in peace."""
-DOUBTED_S: Final = 0.6
-"""The same after a follower said that the leader is gone: one renewal too late."""
+DOUBTED_S: Final = 1.2
+"""The same after a follower said that the leader is gone: three renewals. They share the leader's link with all that it
+gives, and some are late."""
 DONE_S: Final = 5.0
 """How long a lease is remembered whose leader has the object: by then gossip has told everybody."""
 AGAIN_S: Final = 0.2

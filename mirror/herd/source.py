@@ -100,13 +100,17 @@ class Givers(Protocol):
 
 @dataclass(slots=True)
 class _Quest:
-    """One request on its way to a source: since when, who was lost on the way, which leases it got."""
+    """One request on its way to a source: since when, who was lost on the way, which leases it got.
+
+    Who was left for being `slow` lives, and may lead well enough for others.
+    """
 
     object: str
     offset: int
     begun_at: float
     known: bool
     lost: dict[str, float]
+    slow: frozenset[str] = frozenset()
     absent: set[str] = field(default_factory=set)
     leases: dict[Scope, Lease] = field(default_factory=dict)
     failure: UnavailableError | None = None
@@ -158,6 +162,7 @@ class Herd:
             asyncio.get_running_loop().time(),
             request.authorization is not None,
             {},
+            request.slow,
         )
         quest.lose(request.left_out)
         try:
@@ -244,8 +249,8 @@ class Herd:
             scope,
             quest.object,
             offset=quest.offset,
-            lost=tuple(quest.lost)[-NAMES_MAX:],
-            absent=tuple(quest.absent)[-NAMES_MAX:],
+            lost=tuple(name for name in quest.lost if name not in quest.slow)[-NAMES_MAX:],
+            absent=tuple(quest.absent.union(quest.slow))[-NAMES_MAX:],
             known=quest.known,
             waited_s=quest.waited_s(),
         )

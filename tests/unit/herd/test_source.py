@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -16,11 +16,12 @@ from mirror.herd import Claims, Coordinator, Herd, Pace
 from mirror.herd.claims import YOUNG_S
 from mirror.herd.roster import Place, Roster
 from mirror.herd.source import HOLD_S
+from mirror.herd.words import Claim, read_question
 from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
 from mirror.peer_mac import Target
 from mirror.pieces import Piece
 from mirror.source import Content, MemoryBody, Request, read_all
-from mirror.trail import What
+from mirror.trail import Trail, What
 from tests.herds import Listed
 from tests.simulated_time import run
 
@@ -115,6 +116,7 @@ class Town:
         self.opening: set[str] = set()
         self.giving: set[str] = set()
         self.asked: list[tuple[str, str | None]] = []
+        self.claims: list[Claim] = []
         self.places = [Place(name, name.partition("-")[0]) for name in names]
         self.pace = Pace(lambda _object, _position: 0.0, clock)
         self.coordinators = {name: Coordinator(lambda _: True, self.pace, clock) for name in names}
@@ -154,6 +156,8 @@ class Voice:
 
     async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
         await asyncio.sleep(0.001)
+        if isinstance(question := read_question(payload), Claim):
+            self.town.claims.append(question)
         return self.town.coordinators[name].answer(self.me, payload)
 
 
@@ -231,6 +235,25 @@ def test_nobody_waits_for_a_registry_that_wants_to_be_left_alone_for_long() -> N
     play(scene)
 
 
+def test_a_leader_that_was_left_for_being_slow_is_not_said_to_be_gone() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2"])
+        leading = asyncio.create_task(town.pull("a-1"))
+        await asyncio.sleep(0.2)
+        for left, lost, absent in (
+            (LARGE_REQUEST.without(["a-1"], slow=["a-1"]), (), ("a-1",)),
+            (LARGE_REQUEST.without(["a-1"]), ("a-1",), ()),
+        ):
+            following = asyncio.create_task(town.herd("a-2").open(left))
+            await asyncio.sleep(0.05)
+            claim = next(each for each in reversed(town.claims) if each.lost or each.absent)
+            assert (claim.lost, claim.absent) == (lost, absent)
+            following.cancel()
+        await leading
+
+    play(scene)
+
+
 def test_one_copy_crosses_into_each_zone() -> None:
     async def scene() -> None:
         names = [f"{zone}-{number}" for zone in "abc" for number in range(4)]
@@ -249,7 +272,7 @@ def test_nobody_waits_longer_than_the_bound_though_nobody_gives_it_anything() ->
         town = await settled(["a-1", "a-2"])
         leading = asyncio.create_task(town.herd("a-1").open(LARGE_REQUEST))
         content = await leading  # it gives nothing to others, and renews its lease
-        request = LARGE_REQUEST.in_part(None)
+        request = replace(LARGE_REQUEST, trail=Trail())
         began = asyncio.get_running_loop().time()
         other = await town.herd("a-2").open(request)
         assert other.origin == "upstream"
