@@ -68,6 +68,7 @@ async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 def _build(work: Path) -> Path:
+    # Not `go install`, which wants the list of all versions to look for deprecations: not every proxy gives it.
     programs = work / "bin"
     run("go", "mod", "init", "programs", directory=work)
     run("go", "mod", "edit", f"-require={MODULE}@{VERSION}", directory=work)
