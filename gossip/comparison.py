@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate, chain, count
 from typing import TYPE_CHECKING, Final
 
 from gossip.membership import NAMES_KEPT, Claim, Status
@@ -24,7 +24,7 @@ from gossip.or_set import BOTTOM
 from gossip.payload import content_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from gossip.membership import Member, Membership
     from gossip.messages import Standing
@@ -55,6 +55,9 @@ class StateHash:
         self._hashes: dict[str, int] = {}
         self._buckets = [0] * BUCKETS
         self._sizes = [0] * BUCKETS
+        self._names: list[dict[str, int]] = [{} for _ in range(BUCKETS)]
+        """Those on record in each bucket, the gone among them, numbered as they became known."""
+        self._numbers = count()
 
     def touch(self, name: str) -> None:
         """Something changed about this member."""
@@ -81,6 +84,14 @@ class StateHash:
         members = accumulate(self._sizes[bucket] for bucket in buckets)
         return tuple(bucket for bucket, before in zip(buckets, chain((0,), members), strict=False) if before < most)
 
+    def members(self, buckets: Iterable[int]) -> list[Member]:
+        """The records in some buckets, those of the gone among them, in the order in which they became known; each
+        once, if a bucket is named twice."""
+        self._update()
+        known, me = self._membership.others, self._membership.me
+        numbered = {name: number for bucket in dict.fromkeys(buckets) for name, number in self._names[bucket].items()}
+        return [me if name == me.name else known[name].member for name in sorted(numbered, key=numbered.__getitem__)]
+
     def check(self) -> None:
         """Assert that the hashes are those of the state."""
         fresh = StateHash(self._membership, self._held)
@@ -88,6 +99,7 @@ class StateHash:
             fresh.touch(name)
         assert fresh.fingerprint() == self.fingerprint()
         assert fresh._sizes == self._sizes
+        assert list(map(set, fresh._names)) == list(map(set, self._names))
 
     def _update(self) -> None:
         for name in self._touched:
@@ -95,6 +107,10 @@ class StateHash:
             if after:
                 self._hashes[name] = after
             bucket = bucket_of(name)
+            if name in self._membership.others or name == self._membership.me.name:
+                self._names[bucket].setdefault(name, next(self._numbers))
+            else:
+                self._names[bucket].pop(name, None)
             self._buckets[bucket] ^= before ^ after
             self._sizes[bucket] += bool(after) - bool(before)
         self._touched.clear()
@@ -118,11 +134,11 @@ def bucket_of(name: str) -> int:
     return zlib.crc32(name.encode()) % BUCKETS
 
 
-def versions(membership: Membership, held: ORSet, buckets: Iterable[int], now: float) -> list[Version]:
-    """Where this replica stands with the members in some buckets, those that are gone among them."""
+def versions(membership: Membership, held: ORSet, members: Iterable[Member], now: float) -> list[Version]:
+    """Where this replica stands with some members."""
     return [
         Version(member.name, *held.at(member.name), member.life, member.status)
-        for member in _members(membership, buckets)
+        for member in members
         if member is membership.me or membership.told(member.name, now)
     ]
 
@@ -130,26 +146,26 @@ def versions(membership: Membership, held: ORSet, buckets: Iterable[int], now: f
 def difference(
     membership: Membership,
     held: ORSet,
+    members: Iterable[Member],
     theirs: Iterable[Version],
     *,
-    buckets: Iterable[int],
     accuser: Callable[[Member], str],
     now: float,
 ) -> tuple[list[Claim], list[Standing], bool]:
-    """In some buckets: the records that the other lacks; where it stands with the owners of whose content it lacks
-    some; and whether it has anything that this replica lacks."""
+    """Of all `members` in some buckets, and what another replica tells of those in them: the records that it lacks;
+    where it stands with the owners of whose content it lacks some; and whether it has anything that this one lacks."""
     claims: list[Claim] = []
     have: list[Standing] = []
     behind = False
-    wanted = frozenset(buckets)
-    told = {version.owner: version for version in theirs if bucket_of(version.owner) in wanted}
-    for member in _members(membership, wanted):
+    told = {version.owner: version for version in theirs}
+    for member in members:
         name = member.name
         their = told.pop(name, None)
         if their is None:
             if member.status < Status.DOWN:
                 claims.append(Claim(member, accuser(member)))
-                have.append((name, BOTTOM, 0))
+                if held.at(name) > (BOTTOM, 0):
+                    have.append((name, BOTTOM, 0))
             continue
         rank, their_rank = (member.life, member.status), (their.life, their.status)
         if rank > their_rank and (name not in membership.gone or membership.told(name, now)):
@@ -161,7 +177,7 @@ def difference(
                 have.append((name, their.epoch, their.version))
             behind |= (their.epoch, their.version) > mine and name != membership.me.name
     behind |= any(their.status < Status.DOWN for their in told.values())
-    return claims, [entry for entry in have if entry[1:] < held.at(entry[0])], behind
+    return claims, have, behind
 
 
 def small_answer(held: ORSet, have: Iterable[Standing]) -> Deltas | None:
@@ -179,16 +195,6 @@ def small_answer(held: ORSet, have: Iterable[Standing]) -> Deltas | None:
             if size > ANSWER_BYTES_MAX or len(deltas) > DELTAS_PER_MESSAGE_MAX:
                 return None
     return Deltas(tuple(deltas))
-
-
-def _members(membership: Membership, buckets: Iterable[int]) -> Iterator[Member]:
-    """The records in some buckets."""
-    wanted = frozenset(buckets)
-    if bucket_of(membership.me.name) in wanted:
-        yield membership.me
-    for name, other in membership.others.items():
-        if bucket_of(name) in wanted:
-            yield other.member
 
 
 def _numbers(epoch: Epoch) -> tuple[int, int]:

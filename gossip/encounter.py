@@ -176,6 +176,7 @@ class Encounters:
             self._detector.forget(name)
             self._exchange.forget(name)
             self._membership.forget(name)
+            self._hash.touch(name)
         return linked
 
     def _correct(self, to: Member, record: Member, now: float) -> None:

@@ -97,7 +97,7 @@ class Exchange:
         start = self._rng.randrange(len(differing))
         some = self._hash.portion([*differing[start:], *differing[:start]], comparison.TOLD_MAX)
         self._expect(source, now, whole=len(some) == len(differing))
-        versions = comparison.versions(self._membership, self._held, some, now)
+        versions = comparison.versions(self._membership, self._held, self._hash.members(some), now)
         return [Versions(some, tuple(versions)), *[More()] * (CREDIT - 1)]
 
     def refused(self, source: str) -> None:
@@ -139,9 +139,10 @@ class Exchange:
     def asked(self, asker: str, versions: Versions, now: float) -> list[Message]:
         """A member tells where it stands; answer with what it lacks, and note what this replica lacks."""
         some = self._hash.portion(versions.buckets, comparison.ANSWERED_MAX)
-        accuser = self._detector.accuser
+        members, wanted = self._hash.members(some), frozenset(some)
+        theirs = [version for version in versions.versions if comparison.bucket_of(version.owner) in wanted]
         claims, have, behind = comparison.difference(
-            self._membership, self._held, versions.versions, buckets=some, accuser=accuser, now=now
+            self._membership, self._held, members, theirs, accuser=self._detector.accuser, now=now
         )
         if behind:
             self.compare_with(asker, now)

@@ -366,8 +366,10 @@ class Membership:
         if not self._mass:
             self._mass = True
             for name, at in self._fell.items():
-                self.others[name].hidden_at = at + MASS_GRACE_S
-                self._judge(self.others[name], now)
+                fallen = self.others[name]
+                fallen.hidden_at = at + MASS_GRACE_S
+                if fallen.visibility is Visibility.HIDDEN:  # the others are ranked last, as before
+                    self._judge(fallen, now)
         return now + MASS_GRACE_S
 
     def _judge(self, other: Other, now: float) -> None:
