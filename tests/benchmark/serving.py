@@ -6,7 +6,7 @@ The product side is the client face: door, router, policy of a pull, store. An a
 (`bare_face`) shows what of that is the server's and Starlette's. Needs root, gcc and nginx.
 
 Where the time of a 1 MB blob went when it was measured on a busy machine, in microseconds of CPU (the lower quartile of
-40 rounds): nginx 118, the bare app 162, the mirror 250. So the bare app comes to 0.6 to 0.75 of nginx's rate; what the
+40 rounds): nginx 118, the bare app 162, the mirror 250. The bare app comes to 0.5 to 0.75 of nginx's rate; what the
 mirror does for a request (to read it, to find the blob, to note what became of it) is the rest, in many small parts.
 Debian's interpreter took a tenth less than one that was built without profile-guided optimization.
 """
