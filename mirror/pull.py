@@ -17,6 +17,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from mirror.errors import NotFoundError, SourceError, UnavailableError
+from mirror.herd import Unshared
 from mirror.oci import Kind
 from mirror.pieces import moved
 from mirror.resuming import resuming
@@ -56,7 +57,8 @@ class Pull:
         self._store = store
         self._elsewhere = FirstOf([peers, upstream])
         self._herd = herd
-        self._shared = Shared(transfers, herd, herd)
+        self._unshared = Unshared(herd)
+        self._shared = Shared(transfers, herd, self._unshared)
         self._elsewhere_shared = FirstOf([peers, self._shared])
         self._nearby = FirstOf([store, peers])
         self._anywhere = FirstOf([self._nearby, upstream])
@@ -104,7 +106,7 @@ class Pull:
             content = await self._shared.open(request)
         else:
             content = await self._transfers.join(request) or await self._elsewhere_shared.open(request)
-        return resuming(self._herd, request, content)
+        return resuming(self._unshared, request, content)
 
 
 class _WatchedBody:

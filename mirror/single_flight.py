@@ -142,6 +142,7 @@ class Transfers:
                 self._transfers[key] = self._transfer(key, resuming(source, whole, content), file)
         if file is not None:
             return await self.join(request)
+        content.unshared()
         if not verify:
             return content
         await content.body.aclose()

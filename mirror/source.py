@@ -20,7 +20,7 @@ from mirror.pieces import FilePiece, read_piece
 from mirror.trail import Trail
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
     from mirror.floor import Judge
     from mirror.oci import ByteRange, Descriptor, Kind, Reference, Repository
@@ -95,7 +95,8 @@ class Content:
     `source` is what it counts as: the origin, but `in_flight` when another request here began to fetch it, and
     `peer_in_flight` when the peer is itself still fetching it. `givers` are all who gave a part of the bytes: it grows
     when a body goes on from another source. `lineage` names the members through which the bytes come, nearest first.
-    `judge` decides when the source is too slow, where more is known than the floor rate.
+    `judge` decides when the source is too slow, where more is known than the floor rate. `unshared` is to be called
+    when others cannot follow what was opened for them as well.
     """
 
     descriptor: Descriptor
@@ -108,6 +109,7 @@ class Content:
     source: str = ""
     lineage: tuple[str, ...] = ()
     judge: Judge | None = None
+    unshared: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.source = self.source or self.origin

@@ -29,7 +29,7 @@ the way to ask it, `source` puts them together; `watch` shows a herd to people. 
 
 from mirror.herd.claims import Claims, Coordinator
 from mirror.herd.pace import Pace
-from mirror.herd.source import Herd
+from mirror.herd.source import Herd, Unshared
 from mirror.herd.tags import SharedTags
 
-__all__ = ["Claims", "Coordinator", "Herd", "Pace", "SharedTags"]
+__all__ = ["Claims", "Coordinator", "Herd", "Pace", "SharedTags", "Unshared"]

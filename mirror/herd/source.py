@@ -311,6 +311,23 @@ class Herd:
         await asyncio.sleep(seconds)
 
 
+class Unshared:
+    """The herd as the source of one answer, which nobody can follow: it leads nobody meanwhile."""
+
+    def __init__(self, herd: Herd) -> None:
+        self._herd = herd
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """As the herd does."""
+        return await self._herd.resolve(request)
+
+    async def open(self, request: Request) -> Content:
+        """As the herd does; another node may lead at once."""
+        content = await self._herd.open(request)
+        content.unshared()
+        return content
+
+
 def _given(small: Small, request: Request) -> Content | None:
     if not request.digest.matches(small.data):
         log.error("a coordinator gave %d bytes that are not %s", len(small.data), request.digest)
@@ -328,6 +345,7 @@ def _led(content: Content, quest: _Quest) -> Content:
             quest.end(End.DONE, Small(content.descriptor.media_type, body.data))
         else:
             content.body = _LedBody(body, quest, size)
+            content.unshared = partial(quest.end, End.LOST)
     return content
 
 

@@ -50,6 +50,7 @@ class Tap:
     failures: list[SourceError] = field(default_factory=list)
     opened: list[Request] = field(default_factory=list)
     closed: int = 0
+    unshared: int = 0
     origin: str = "upstream"
 
     async def resolve(self, request: Request) -> Descriptor:
@@ -62,7 +63,10 @@ class Tap:
             raise self.failures.pop(0)
         positions = request.range.resolve(len(self.data)) if request.range else range(len(self.data))
         descriptor = Descriptor(OCTET_STREAM, request.digest, len(self.data))
-        return Content(descriptor, positions, Flow(self, positions), self.origin)
+        return Content(descriptor, positions, Flow(self, positions), self.origin, unshared=self.count_unshared)
+
+    def count_unshared(self) -> None:
+        self.unshared += 1
 
 
 @dataclass
@@ -382,7 +386,7 @@ async def test_beyond_the_limit_of_the_spool_objects_are_relayed(tmp_path: Path)
     tap = Tap()
     async with place(tmp_path, bytes_max=len(DATA) - 1) as here:
         assert await asyncio.gather(*(here.read(tap) for _ in range(3))) == [DATA] * 3
-        assert len(tap.opened) == 3
+        assert len(tap.opened) == tap.unshared == 3
         with pytest.raises(UnavailableError):
             await here.open(tap, verify=True)
 

@@ -12,8 +12,9 @@ import pytest
 
 from mirror.choice import Holder
 from mirror.errors import NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
-from mirror.herd import Claims, Coordinator, Herd, Pace
+from mirror.herd import Claims, Coordinator, Herd, Pace, Unshared
 from mirror.herd.claims import YOUNG_S
+from mirror.herd.leases import STRANDED_S
 from mirror.herd.roster import Place, Roster
 from mirror.herd.source import HOLD_S
 from mirror.herd.words import Claim, read_question
@@ -250,6 +251,20 @@ def test_a_leader_that_was_left_for_being_slow_is_not_said_to_be_gone() -> None:
             assert (claim.lost, claim.absent) == (lost, absent)
             following.cancel()
         await leading
+
+    play(scene)
+
+
+def test_a_leader_that_nobody_can_follow_makes_way_for_another() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "a-3"])
+        alone = await Unshared(town.herd("a-1")).open(LARGE_REQUEST)
+        began = asyncio.get_running_loop().time()
+        contents = await asyncio.gather(town.pull("a-2"), town.pull("a-3"))
+        assert asyncio.get_running_loop().time() - began < STRANDED_S
+        assert sorted(content.origin for content in contents) == ["peer", "upstream"]
+        assert len(town.registry.opened) == 2
+        await alone.body.aclose()
 
     play(scene)
 
