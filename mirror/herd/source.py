@@ -102,7 +102,7 @@ class Givers(Protocol):
 class _Quest:
     """One request on its way to a source: since when, who was lost on the way, which leases it got.
 
-    Who was left for being `slow` lives, and may lead well enough for others.
+    Who was left for being `slow` is no better source for some seconds, but lives and may lead others well enough.
     """
 
     object: str
@@ -250,7 +250,7 @@ class Herd:
             quest.object,
             offset=quest.offset,
             lost=tuple(name for name in quest.lost if name not in quest.slow)[-NAMES_MAX:],
-            absent=tuple(quest.absent.union(quest.slow))[-NAMES_MAX:],
+            absent=tuple(quest.absent)[-NAMES_MAX:],
             known=quest.known,
             waited_s=quest.waited_s(),
         )
