@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DERIVE_S: Final = 1.0
 """The overlay is made anew so long after a change of membership, but for a few members: changes come in crowds."""
+RAISE_S: Final = 2.0
+"""A higher protocol is spoken when all who are known have spoken it for so long: who joins does not know all yet."""
 
 
 class Listening:
@@ -28,6 +30,7 @@ class Listening:
     def __init__(self, membership: Membership) -> None:
         self.due_at = inf
         self.protocol = membership.protocol()
+        self._raise_at = inf
         self._membership = membership
         self._steps: Generator[None, None, list[str]] | None = None
 
@@ -64,7 +67,7 @@ class Listening:
 
     def _listen(self, names: list[str], now: float) -> list[Link | Unlink]:
         membership = self._membership
-        self.protocol = membership.protocol()
+        self._agree(now)
         outputs: list[Link | Unlink] = []
         for name in sorted(membership.linked.keys() - set(names)):
             membership.unlink(name, now)
@@ -72,3 +75,12 @@ class Listening:
         # One may have been forgotten since it was found.
         fresh = [name for name in names if name in membership.others and name not in membership.linked]
         return [*outputs, *(Link(membership.link(name, now)) for name in fresh)]
+
+    def _agree(self, now: float) -> None:
+        """Speak as all do: what an older one does not know no more, and what is newer after a while."""
+        agreed = self._membership.protocol()
+        if agreed <= self.protocol or now >= self._raise_at:
+            self.protocol, self._raise_at = agreed, inf
+            return
+        self._raise_at = min(self._raise_at, now + RAISE_S)
+        self.due_at = min(self.due_at, self._raise_at)

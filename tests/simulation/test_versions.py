@@ -41,9 +41,9 @@ class Mixed(Simulation):
         return {self.replica(name).sender().protocol for name in self.running()}
 
 
-@pytest.fixture(name="mixed")
-def fixture_mixed(monkeypatch: pytest.MonkeyPatch) -> Mixed:
-    cluster = Mixed(1, ["node0", "node1"], Faults(ordered=True))
+@pytest.fixture(name="mixed", params=[1, 8])
+def fixture_mixed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mixed:
+    cluster = Mixed(request.param, ["node0", "node1"], Faults(ordered=True))
     cluster.newer = set()
 
     def create(*arguments: object, **options: object) -> Replica:
