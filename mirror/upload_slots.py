@@ -66,7 +66,7 @@ class Surroundings:
     near: Callable[[str], bool]
     """Whether a member is in this node's zone."""
     slow: Callable[[], bool]
-    """Whether this node was found too slow of late: newcomers are sent to others, if there are any."""
+    """Whether this node was found too slow of late: newcomers are sent to others, if there are any, and come back."""
 
 
 class UploadSlots:
@@ -97,7 +97,8 @@ class UploadSlots:
         others = self._others(digest, child, children)
         further = child != "" and child in children  # a part, of a blob that it is given already
         full = self._answers >= ANSWERS_MAX or (not further and uploads >= self._slots + beyond)
-        if full or self._enough(children, child, beyond) or (others and self._surroundings.slow()):
+        spared = not beyond and others and self._surroundings.slow()
+        if full or spared or self._enough(children, child, beyond):
             self._observer.refused("slots")
             await _refuse(send, Code.UNAVAILABLE, "all upload slots are taken", load, others)
             return

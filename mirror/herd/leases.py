@@ -40,6 +40,8 @@ DOUBTED_S: Final = 1.2
 gives, and some are late."""
 DONE_S: Final = 5.0
 """How long a lease is remembered whose leader has the object: by then gossip has told everybody."""
+GONE_S: Final = 2.5
+"""The same when gossip has it that the leader is gone: what it says of its life is late as well."""
 AGAIN_S: Final = 0.2
 """When to ask again where something is about to be decided."""
 CONTEST_S: Final = 0.15
@@ -179,8 +181,8 @@ class Leases:
         return Lead()
 
     def _held(self, lease: _Lease, now: float) -> bool:
-        """Whether the lease holds, and its leader lives: it is thought to, or was heard just now."""
-        return lease.holds(now) and (self._alive(lease.leader) or now - lease.heard_at <= DOUBTED_S)
+        """Whether the lease holds, and its leader lives: it is thought to, or was heard of late."""
+        return lease.holds(now) and (self._alive(lease.leader) or now - lease.heard_at <= GONE_S)
 
     def _renew(self, member: str, renewal: Renewal, known: _Object, now: float) -> None:
         lease = known.lease

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -31,7 +32,7 @@ from mirror.pieces import Piece
 from mirror.registry import create_registry
 from mirror.source import Content, Request, read_all
 from mirror.trail import READER_HEADER, Trail, What
-from mirror.upload_slots import ANSWERS_MAX, CHILDREN_MAX, Surroundings, UploadSlots
+from mirror.upload_slots import ANSWERS_MAX, CHILDREN_MAX, WAIT_S, Surroundings, UploadSlots
 from tests.herds import Listed
 from tests.serving import serving
 
@@ -93,6 +94,9 @@ async def test_a_node_that_was_found_slow_sends_newcomers_to_others_if_there_are
         async with node(store, metrics, "other", slow=True) as url, session.get(blob(url)) as answer:
             assert answer.status == 503
             assert answer.headers[ALTERNATIVES_HEADER] == "other"
+        waited = {WAITED_HEADER: str(math.ceil(WAIT_S))}
+        async with node(store, metrics, "other", slow=True) as url, session.get(blob(url), headers=waited) as answer:
+            assert answer.status == 200
         async with node(store, metrics, slow=True) as url, session.get(blob(url)) as answer:
             assert answer.status == 200
 

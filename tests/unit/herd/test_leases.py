@@ -14,6 +14,7 @@ from mirror.herd.leases import (
     DONE_S,
     DOUBTED_S,
     ESCAPES_S,
+    GONE_S,
     GRACE_S,
     OBJECT_IDLE_S,
     PATIENCE_S,
@@ -127,7 +128,7 @@ def test_a_leader_that_is_gone_leads_no_more() -> None:
     desk.claim("ann")
     desk.claim("bob")
     desk.gone.add("ann")
-    desk.wait(DOUBTED_S + AN_INSTANT_S)
+    desk.wait(GONE_S + AN_INSTANT_S)
     assert desk.claim("bob") == Wait(AGAIN_S)
     desk.wait(AGAIN_S)
     assert desk.claim("bob") == Lead()
@@ -146,7 +147,7 @@ def test_another_leader_takes_the_place_of_one_that_is_gone() -> None:
     desk = Desk()
     desk.claim("ann")
     desk.gone.add("ann")
-    desk.wait(DOUBTED_S + AN_INSTANT_S)
+    desk.wait(GONE_S + AN_INSTANT_S)
     desk.renew("bob", 7)
     assert desk.claim("cyd") == Follow("bob")
 
