@@ -58,10 +58,13 @@ def watched(connection: socket.socket, position: int, judge: Judge) -> Iterator[
 
 
 class Watch:
-    """Looks at a connection from time to time; `left` once it was found too slow, and shut down."""
+    """Looks at a connection from time to time; `left` once it was found too slow, and shut down.
+
+    `hopeless` tells that it was below the floor rate then: anything else is better.
+    """
 
     def __init__(self, connection: socket.socket, position: int, judge: Judge) -> None:
-        self.left = False
+        self.left = self.hopeless = False
         self._connection = connection
         self._position = position
         self._judge = judge
@@ -90,6 +93,7 @@ class Watch:
                 rate, position = (received - before) / (now - since), self._position + received - began_with
                 found_slow = found_slow + 1 if await self._judge(rate, position) else 0
                 if found_slow == LOOKS:
+                    self.hopeless = rate < FLOOR_BYTES_S
                     self._leave()
                     return
             before, since = received, now

@@ -69,7 +69,8 @@ class ResumingBody:
                 log.warning("%s broke off at byte %d: %s", self._request.digest, position, error)
                 if watch is not None and watch.left:
                     self._request.trail.note(What.STALLED, self._content.origin, self._holder)
-                    self._slow.add(self._holder)
+                    if not watch.hopeless:
+                        self._slow.add(self._holder)
                 await self._body.aclose()
                 self._body = await self._reopen(position, stop)
 

@@ -114,7 +114,7 @@ class _Quest:
     absent: set[str] = field(default_factory=set)
     leases: dict[Scope, Lease] = field(default_factory=dict)
     failure: UnavailableError | None = None
-    full: bool = False  # somebody has it and no slot free, or is about to have it
+    full: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
 
     def lose(self, names: Iterable[str]) -> None:
         """These broke off or do not answer; after some seconds they are as good as others again."""
@@ -217,12 +217,13 @@ class Herd:
         return self._closed.get(registry, 0.0) - asyncio.get_running_loop().time()
 
     async def _from_holders(self, request: Request, quest: _Quest, roster: Roster, *, beyond: bool) -> Content | None:
-        holders = [
-            holder
-            for holder in self._index.holders(request.digest)
-            if holder.target.name not in quest.lost and (beyond or holder.zone == roster.me.zone)
-        ]
-        return await self._from(holders, request, quest, zone=None if beyond else roster.me.zone)
+        zone = None if beyond else roster.me.zone
+        known = [holder for holder in self._index.holders(request.digest) if zone in (None, holder.zone)]
+        holders = [holder for holder in known if holder.target.name not in quest.lost]
+        content = await self._from(holders, request, quest, zone=zone)
+        # A slow one is better than the registry, if there is no other.
+        quest.full |= any(holder.target.name in quest.slow for holder in known)
+        return content
 
     async def _from(
         self, holders: Sequence[Holder], request: Request, quest: _Quest, *, zone: str | None
@@ -243,6 +244,7 @@ class Herd:
             return None
         finally:
             quest.lose(lost)
+            quest.slow -= lost
 
     def _claim(self, scope: Scope, quest: _Quest) -> Claim:
         return Claim(

@@ -116,6 +116,7 @@ class Town:
         self.registry = Registry(list(failures))
         self.opening: set[str] = set()
         self.giving: set[str] = set()
+        self.holding: set[str] = set()
         self.asked: list[tuple[str, str | None]] = []
         self.claims: list[Claim] = []
         self.places = [Place(name, name.partition("-")[0]) for name in names]
@@ -127,6 +128,7 @@ class Town:
         me = next(each for each in self.places if each.name == name)
         roster = Roster(me, [each for each in self.places if each != me])
         index = Nobody(self.members)
+        index.held = [each for each in self.members if each.target.name in self.holding]
         return Herd(
             Givers(self), self.registry.source(name), index, Claims(Voice(self, name), lambda: roster), self.pace
         )
@@ -144,10 +146,12 @@ class Town:
 
 
 class Nobody(Listed):
-    """An index in which no member holds anything."""
+    """An index in which no member holds anything, but for those of `held`."""
+
+    held: Sequence[Holder] = ()
 
     def holders(self, digest: Digest) -> list[Holder]:
-        return []
+        return list(self.held)
 
 
 @dataclass
@@ -251,6 +255,18 @@ def test_a_leader_that_was_left_for_being_slow_is_not_said_to_be_gone() -> None:
             assert not town.asked
             following.cancel()
         await leading
+
+    play(scene)
+
+
+def test_a_slow_holder_is_better_than_the_registry_when_it_is_the_only_one() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2"])
+        town.holding, town.giving = {"a-1"}, {"a-1"}
+        content = await town.herd("a-2").open(LARGE_REQUEST.without(["a-1"], slow=["a-1"]))
+        assert content.holder == "a-1"
+        town.giving.clear()
+        assert (await town.herd("a-2").open(LARGE_REQUEST.without(["a-1"]))).origin == "upstream"
 
     play(scene)
 
