@@ -72,7 +72,7 @@ class UnavailableError(SourceError):
 
 
 class NotYetError(UnavailableError):
-    """The object is on its way here, and its first bytes have not come yet: it is worth asking again at once."""
+    """The object is on its way, and its first bytes have not come yet: it is worth asking again at once."""
 
 
 class FullError(UnavailableError):

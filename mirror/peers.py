@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 from mirror.content_response import SOURCE_HEADER
-from mirror.errors import CorruptError, FullError, NotFoundError, SourceError, UnavailableError
+from mirror.errors import CorruptError, FullError, NotFoundError, NotYetError, SourceError, UnavailableError
 from mirror.hedge import Patience, Race
 from mirror.http_client import OPENED, read_descriptor, read_head
 from mirror.load import (
@@ -145,11 +145,11 @@ class Peers:
 
         Who is full names its children; who is about to have the first bytes is asked again after the others; all are
         told how long the client has waited. Those that broke off or do not answer are added to `lost`, those that have
-        nothing for this node to `absent`. Raises `FullError` when one of them only had no slot or no bytes yet, else
-        the last one's `SourceError`.
+        nothing for this node to `absent`. Raises `FullError` or `NotYetError` when one of them only had no slot or no
+        bytes yet, else the last one's `SourceError`.
         """
         failure: UnavailableError | None = None
-        full: FullError | None = None
+        soon: FullError | NotYetError | None = None
         candidates = list(islice(self._standing.ranked(holders), CANDIDATES_MAX))
         asked = {holder.target.name for holder in candidates}
         began = asyncio.get_running_loop().time()
@@ -163,13 +163,12 @@ class Peers:
             except NotFoundError:
                 request.trail.note(What.STALE, "peer", holder.target.name)
                 absent.add(holder.target.name)
-            except _NotYetError as error:
-                full = FullError(())
-                full.__cause__ = error
+            except NotYetError as error:
+                soon = error
                 candidates.append(holder)
             except FullError as error:
                 request.trail.note(What.FULL, "peer", holder.target.name)
-                full = error
+                soon = error
                 children = [name for name in error.alternatives if name not in asked | request.left_out]
                 asked.update(children)
                 members = filter(None, map(self._index.member, children))
@@ -177,7 +176,7 @@ class Peers:
             except UnavailableError as error:
                 failure = self._note(holder, request, error)
                 lost.add(holder.target.name)
-        raise full or failure or NotFoundError(f"no peer has {request.digest}")
+        raise soon or failure or NotFoundError(f"no peer has {request.digest}")
 
     async def ask_part(self, holder: Holder, path: str) -> bytes:
         """What a member answers to a question about its part in a herd (`mirror.herd.watch`).
@@ -284,7 +283,7 @@ class Peers:
         if answer.status == 503 and ALTERNATIVES_HEADER in answer.headers:
             raise FullError(read_names(answer.headers[ALTERNATIVES_HEADER], ALTERNATIVES_MAX))
         if answer.status == 503 and "Retry-After" in answer.headers:
-            raise _NotYetError("its first bytes have not come yet")
+            raise NotYetError("its first bytes have not come yet")
         if answer.status == 403:
             self.refused += 1
         if answer.status == 404:
@@ -308,10 +307,6 @@ class Peers:
 async def _let_go(answer: Content | Descriptor) -> None:
     if isinstance(answer, Content):
         await answer.body.aclose()
-
-
-class _NotYetError(UnavailableError):
-    """The object is about to come: the peer has opened its source, and has no bytes of it yet."""
 
 
 class _PeerBody:

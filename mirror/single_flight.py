@@ -74,16 +74,17 @@ class Transfers:
                 return transfer.written - position
         return float("inf")
 
-    async def join(self, request: Request) -> Content | None:
+    async def join(self, request: Request, *, verified: bool = True) -> Content | None:
         """What a transfer under way gives of the object, when it gives that soon; see `Transfer.open`."""
-        return await self._join(request, verified=True)
+        transfer = self._transfers.get(_key(request))
+        return None if transfer is None else await transfer.open(request, verified=verified)
 
     async def follow(self, request: Request) -> Content | None:
         """What a transfer gives that is under way or about to begin; waits for its first bytes, right or not."""
         opening = self._openings.get(_key(request))
         if opening is not None:
             await opening.over.wait()
-        return await self._join(request, verified=False)
+        return await self.join(request, verified=False)
 
     def descriptor(self, request: Request) -> Descriptor | None:
         """What is known of an object in flight."""
@@ -113,10 +114,6 @@ class Transfers:
         if content is None and verify:
             raise UnavailableError(f"{request.digest} cannot be verified now, and is not given as it is")
         return content or await alone.open(request)
-
-    async def _join(self, request: Request, *, verified: bool) -> Content | None:
-        transfer = self._transfers.get(_key(request))
-        return None if transfer is None else await transfer.open(request, verified=verified)
 
     async def _continue(self, transfer: Transfer, request: Request, source: Source) -> None:
         """Let a transfer that lost its sources go on with what this request's client is given.

@@ -33,11 +33,12 @@ WAIT_S: Final = 3.0
 """Who has waited so long may have one slot more than others, after twice that two, and so on. Shorter waits make the
 slots mean less in a slow network; longer ones bring its nodes nearer to the time when they go upstream on their own."""
 ANSWERS_MAX: Final = 64
-"""More than this are not given at the same time, however long the wait, and in however many parts."""
+"""More than this, or than there are slots, are not given at a time, however long the wait and in however many parts."""
 FAR_CHILDREN_MAX: Final = 1
 """How many of them may be in other zones: the nodes of this one have no other source."""
 
 WAITED_DIGITS_MAX: Final = 4
+"""Nobody waits for hours; what is longer is nonsense."""
 
 _READER: Final = READER_HEADER.lower().encode()
 _WAITED: Final = WAITED_HEADER.lower().encode()
@@ -96,7 +97,7 @@ class UploadSlots:
             return
         others = self._others(digest, child, children)
         further = child != "" and child in children  # a part, of a blob that it is given already
-        full = self._answers >= ANSWERS_MAX or (not further and uploads >= self._slots + beyond)
+        full = self._answers >= max(ANSWERS_MAX, self._slots) or (not further and uploads >= self._slots + beyond)
         spared = not beyond and others and self._surroundings.slow()
         if full or spared or self._enough(children, child, beyond):
             self._observer.refused("slots")
@@ -116,7 +117,7 @@ class UploadSlots:
 
     def _uploads(self) -> int:
         """How many slots are taken: one for each blob and member that has it, in however many parts."""
-        return sum(len({*children, ""}) - 1 + children.count("") for children in self._children.values())
+        return sum(len({*children} - {""}) + children.count("") for children in self._children.values())
 
     def _enough(self, children: Sequence[str], child: str, beyond: int) -> bool:
         """Whether a blob has as many readers as it may. Who is one already may have further parts of it."""

@@ -38,10 +38,10 @@ RENEWED_S: Final = 5.0
 DOUBTED_S: Final = 1.2
 """The same after a follower said that the leader is gone: three renewals. They share the leader's link with all that it
 gives, and some are late."""
-DONE_S: Final = 5.0
-"""How long a lease is remembered whose leader has the object: by then gossip has told everybody."""
 GONE_S: Final = 2.5
 """The same when gossip has it that the leader is gone: what it says of its life is late as well."""
+DONE_S: Final = 5.0
+"""How long a lease is remembered whose leader has the object: by then gossip has told everybody."""
 AGAIN_S: Final = 0.2
 """When to ask again where something is about to be decided."""
 CONTEST_S: Final = 0.15

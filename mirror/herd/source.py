@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mirror.errors import FullError, NotFoundError, OverQuotaError, RefusedError, UnavailableError
+from mirror.errors import FullError, NotFoundError, NotYetError, OverQuotaError, RefusedError, UnavailableError
 from mirror.floor import below_floor
 from mirror.herd.leases import PATIENCE_S
 from mirror.herd.words import (
@@ -54,8 +54,9 @@ STARVED_S: Final = 3.0
 LOST_S: Final = 2.0
 """How long a member that broke off is not asked again by the same request."""
 PAUSE_S: Final = 0.1
-"""How long, on average, before a node that got nothing tries again, at first; with the time that it has waited it grows
-to `PAUSE_S_MAX`."""
+"""How long, on average, before a node that got nothing tries again, at first."""
+PAUSE_GROWTH: Final = 0.1
+"""So much of the time that it has waited is added, up to `PAUSE_S_MAX`."""
 PAUSE_S_MAX: Final = 0.5
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class _Quest:
     absent: set[str] = field(default_factory=set)
     leases: dict[Scope, Lease] = field(default_factory=dict)
     failure: UnavailableError | None = None
-    full: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
+    soon: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
 
     def lose(self, names: Iterable[str]) -> None:
         """These broke off or do not answer; after some seconds they are as good as others again."""
@@ -194,8 +195,8 @@ class Herd:
             beyond = not roster.zoned or Scope.ZONE in quest.leases or quest.waited_s() > STARVED_S
             if content := await self._from_holders(request, quest, roster, beyond=beyond):
                 return content
-            if quest.full and quest.waited_s() < PATIENCE_S:
-                pause_s = min(PAUSE_S + quest.waited_s() / 10, PAUSE_S_MAX)
+            if quest.soon and quest.waited_s() < PATIENCE_S:
+                pause_s = min(PAUSE_S + PAUSE_GROWTH * quest.waited_s(), PAUSE_S_MAX)
                 await asyncio.sleep(self._rng.uniform(0.5, 1.5) * pause_s)
                 continue
             if (rest_s := self._closed_for(request.repository.registry)) > 0:
@@ -222,13 +223,13 @@ class Herd:
         holders = [holder for holder in known if holder.target.name not in quest.lost]
         content = await self._from(holders, request, quest, zone=zone)
         # A slow one is better than the registry, if there is no other.
-        quest.full |= any(holder.target.name in quest.slow for holder in known)
+        quest.soon |= any(holder.target.name in quest.slow for holder in known)
         return content
 
     async def _from(
         self, holders: Sequence[Holder], request: Request, quest: _Quest, *, zone: str | None
     ) -> Content | None:
-        quest.full = False
+        quest.soon = False
         if not holders:
             return None
         lost: set[str] = set()
@@ -240,7 +241,7 @@ class Herd:
             return None
         except UnavailableError as error:
             quest.failure = error
-            quest.full = isinstance(error, FullError)
+            quest.soon = isinstance(error, FullError | NotYetError)
             return None
         finally:
             quest.lose(lost)

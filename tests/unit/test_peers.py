@@ -12,7 +12,7 @@ import pytest
 
 from mirror import hedge, peer_connection
 from mirror.choice import Holder, Standing
-from mirror.errors import FullError, NotFoundError, UnavailableError
+from mirror.errors import FullError, NotFoundError, NotYetError, UnavailableError
 from mirror.load import WAITED_HEADER
 from mirror.oci import ByteRange, Digest, Kind, Repository
 from mirror.peer_mac import HEADER, PeerMac, Target
@@ -174,10 +174,13 @@ async def test_peers_are_told_how_long_the_client_has_waited() -> None:
 
 
 async def test_a_member_that_is_full_or_has_no_bytes_yet_is_worth_waiting_for_whatever_the_last_one_said() -> None:
-    not_yet = answering("503 Not yet", ["Retry-After: 1", "Content-Length: 0"])
-    for worth_it in (not_yet, answering("503 Full", ["Skvaller-Alternatives: ", "Content-Length: 0"])):
+    for status, header, expected in (
+        ("503 Not yet", "Retry-After: 1", NotYetError),
+        ("503 Full", "Skvaller-Alternatives: ", FullError),
+    ):
+        worth_it = answering(status, [header, "Content-Length: 0"])
         async with scripted(worth_it) as first, scripted(slam) as last, peers_at(first.url, last.url) as peers:
-            with pytest.raises(FullError):
+            with pytest.raises(expected):
                 await peers.open_from(peers._index.holders(DIGEST), BLOB, set(), set(), zone=None)
 
 
