@@ -240,7 +240,7 @@ class Herd:
         except NotFoundError:
             return None
         except UnavailableError as error:
-            quest.failure = error
+            quest.failure = UnavailableError(str(error))  # whoever waits here is not told to come back in a moment
             quest.soon = isinstance(error, FullError | NotYetError)
             return None
         finally:
