@@ -12,10 +12,11 @@ A holder that failed is avoided for a while: it is asked last, not never, for it
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import CorruptError
+from mirror.load import SLOTS
 
 if TYPE_CHECKING:
     import random
@@ -31,8 +32,6 @@ AVOID_CORRUPT_S: Final = 300.0
 """The same for one that gave wrong bytes."""
 LOAD_FRESH_S: Final = 5.0
 """How long a peer's word on its load counts; a layer of 100 MB takes about a second."""
-SLOTS_ASSUMED: Final = 4
-"""The upload slots of a peer that has not told yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,20 @@ class Holder:
     url: str
     zone: str
     suspect: bool = False
+
+
+@dataclass(slots=True)
+class Search:
+    """Holders are asked in turn, and whom they name, in one `zone` or (None) wherever that is, for a client that has
+    waited for `waited_s` before.
+
+    Those that broke off or did not answer are `lost`, those that have nothing for this node `absent`.
+    """
+
+    zone: str | None = None
+    waited_s: float = 0.0
+    lost: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,5 +142,5 @@ class Standing:
         busy = self._busy[holder.target.name]
         told = self._told.get(holder.target.name)
         if told is None or now - told.at > LOAD_FRESH_S:
-            return busy / (told.slots if told else SLOTS_ASSUMED)
+            return busy / (told.slots if told else SLOTS)
         return (told.others + busy) / told.slots

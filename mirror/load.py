@@ -20,6 +20,9 @@ from urllib.parse import quote, unquote
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+SLOTS: Final = 4
+"""Upload slots of a node, unless it is set otherwise. With two children to a blob and three layers at a time, so few
+spread a herd's uploads over all nodes."""
 LOAD_HEADER: Final = "Skvaller-Load"
 WAITED_HEADER: Final = "Skvaller-Waited"
 ALTERNATIVES_HEADER: Final = "Skvaller-Alternatives"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MANIFEST_BYTES_MAX: Final = 4 * 1024 * 1024
 """The specification's recommended limit; a larger manifest is refused wherever it comes from."""
 
+SMALL_BYTES_MAX: Final = 64 * 1024
+"""Objects up to this size travel in a coordinator's answer itself: manifests and configs, for the most part."""
 NAME_CHARACTERS_MAX: Final = 255
 RANGE_DIGITS_MAX: Final = 18
 

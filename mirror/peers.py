@@ -37,7 +37,7 @@ from mirror.verified import open_verified
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from mirror.choice import Holder, Standing
+    from mirror.choice import Holder, Search, Standing
     from mirror.oci import Descriptor, Digest
     from mirror.peer_client import Answer
     from mirror.peer_mac import PeerMac, Target
@@ -131,21 +131,11 @@ class Peers:
         """Open the digest at the first holder that gives it; small objects come back verified."""
         return await self._first(request, lambda holder: self._open_at(holder, request))
 
-    async def open_from(
-        self,
-        holders: Sequence[Holder],
-        request: Request,
-        lost: set[str],
-        absent: set[str],
-        *,
-        zone: str | None,
-        waited_s: float = 0.0,
-    ) -> Content:
-        """Open the digest at one of these, or at one of those to whom they give it, as far as that is in the `zone`.
+    async def open_from(self, holders: Sequence[Holder], request: Request, search: Search) -> Content:
+        """Open the digest at one of these, or at one of those to whom they give it; what was found is in `search`.
 
         Who is full names its children; who is about to have the first bytes is asked again after the others; all are
-        told how long the client has waited. Those that broke off or do not answer are added to `lost`, those that have
-        nothing for this node to `absent`. Raises `FullError` or `NotYetError` when one of them only had no slot or no
+        told how long the client has waited. Raises `FullError` or `NotYetError` when one of them only had no slot or no
         bytes yet, else the last one's `SourceError`.
         """
         failure: UnavailableError | None = None
@@ -159,10 +149,10 @@ class Peers:
                 break
             holder = candidates.pop(0)
             try:
-                return await self._open_at(holder, request, waited_s + took_s)
+                return await self._open_at(holder, request, search.waited_s + took_s)
             except NotFoundError:
                 request.trail.note(What.STALE, "peer", holder.target.name)
-                absent.add(holder.target.name)
+                search.absent.add(holder.target.name)
             except NotYetError as error:
                 soon = error
                 candidates.append(holder)
@@ -172,10 +162,10 @@ class Peers:
                 children = [name for name in error.alternatives if name not in asked | request.left_out]
                 asked.update(children)
                 members = filter(None, map(self._index.member, children))
-                candidates[:0] = [member for member in members if zone in (None, member.zone)]
+                candidates[:0] = [member for member in members if search.zone in (None, member.zone)]
             except UnavailableError as error:
                 failure = self._note(holder, request, error)
-                lost.add(holder.target.name)
+                search.lost.add(holder.target.name)
         raise soon or failure or NotFoundError(f"no peer has {request.digest}")
 
     async def ask_part(self, holder: Holder, path: str) -> bytes:

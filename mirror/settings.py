@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mirror.load import SLOTS
 from mirror.options import (
     Choice,
     option,
@@ -113,7 +114,7 @@ class Settings:
         read_count,
         "How many blobs are given to peers at the same time; others are told to ask elsewhere, unless they have waited "
         "for long. More slots make each upload slower.",
-        default=4,
+        default=SLOTS,
     )
     upload_rate: int = option(
         read_size,

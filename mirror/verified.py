@@ -14,8 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import CorruptError, UnavailableError
-from mirror.herd.words import BODY_BYTES_MAX
-from mirror.oci import MANIFEST_BYTES_MAX, Kind
+from mirror.oci import MANIFEST_BYTES_MAX, SMALL_BYTES_MAX, Kind
 from mirror.source import MemoryBody, read_all
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def hashed_on_its_way(request: Request, size: int | None) -> bool:
 
     The smallest are not: a coordinator gives them in its answer.
     """
-    return request.kind is Kind.BLOB and size is not None and BODY_BYTES_MAX < size <= VERIFY_FIRST_BYTES_MAX
+    return request.kind is Kind.BLOB and size is not None and SMALL_BYTES_MAX < size <= VERIFY_FIRST_BYTES_MAX
 
 
 async def open_verified(open_: Callable[[Request], Awaitable[Content]], request: Request) -> Content:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from gossip import UnansweredError
-from mirror.choice import Holder
+from mirror.choice import Holder, Search
 from mirror.herd import Claims, Herd, Pace
 from mirror.herd.roster import Place, Roster
 from mirror.herd.source import Givers, Index
@@ -46,16 +46,7 @@ class _Peers(FirstOf):
     def __init__(self, peers: Source) -> None:
         super().__init__([peers])
 
-    async def open_from(
-        self,
-        holders: Sequence[Holder],
-        request: Request,
-        lost: set[str],
-        absent: set[str],
-        *,
-        zone: str | None,
-        waited_s: float = 0.0,
-    ) -> Content:
+    async def open_from(self, holders: Sequence[Holder], request: Request, search: Search) -> Content:
         return await self.open(request)
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
+from mirror.choice import Search
 from mirror.errors import FullError, NotFoundError, NotYetError, OverQuotaError, RefusedError, UnavailableError
 from mirror.floor import below_floor
 from mirror.herd.leases import PATIENCE_S
 from mirror.herd.words import (
-    BODY_BYTES_MAX,
     NAMES_MAX,
     Claim,
     Closed,
@@ -29,7 +29,7 @@ from mirror.herd.words import (
     Small,
     Wait,
 )
-from mirror.oci import Descriptor
+from mirror.oci import SMALL_BYTES_MAX, Descriptor
 from mirror.pieces import moved
 from mirror.source import Content, FirstOf, MemoryBody
 from mirror.trail import What
@@ -85,16 +85,7 @@ class Givers(Protocol):
         """See `mirror.source.Source`."""
         ...
 
-    async def open_from(
-        self,
-        holders: Sequence[Holder],
-        request: Request,
-        lost: set[str],
-        absent: set[str],
-        *,
-        zone: str | None,
-        waited_s: float = 0.0,
-    ) -> Content:
+    async def open_from(self, holders: Sequence[Holder], request: Request, search: Search) -> Content:
         """Open at one of these, or at one that they name; see `mirror.peers`. Raises `SourceError`."""
         ...
 
@@ -232,11 +223,9 @@ class Herd:
         quest.soon = False
         if not holders:
             return None
-        lost: set[str] = set()
+        search = Search(zone, quest.waited_s())
         try:
-            return await self._peers.open_from(
-                holders, request, lost, quest.absent, zone=zone, waited_s=quest.waited_s()
-            )
+            return await self._peers.open_from(holders, request, search)
         except NotFoundError:
             return None
         except UnavailableError as error:
@@ -244,8 +233,9 @@ class Herd:
             quest.soon = isinstance(error, FullError | NotYetError)
             return None
         finally:
-            quest.lose(lost)
-            quest.slow -= lost
+            quest.lose(search.lost)
+            quest.slow -= search.lost
+            quest.absent |= search.absent
 
     def _claim(self, scope: Scope, quest: _Quest) -> Claim:
         return Claim(
@@ -344,7 +334,7 @@ def _led(content: Content, quest: _Quest) -> Content:
     """The same content, whose leases end when it does."""
     if quest.leases:
         body, size = content.body, content.descriptor.size
-        if isinstance(body, MemoryBody) and len(body.data) == size and size <= BODY_BYTES_MAX:
+        if isinstance(body, MemoryBody) and len(body.data) == size and size <= SMALL_BYTES_MAX:
             quest.end(End.DONE, Small(content.descriptor.media_type, body.data))
         else:
             content.body = _LedBody(body, quest, size)

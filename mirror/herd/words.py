@@ -12,11 +12,11 @@ from typing import Any, Final, get_type_hints
 
 import orjson
 
+from mirror.oci import SMALL_BYTES_MAX
+
 NAME_CHARACTERS_MAX: Final = 4096
 NAMES_MAX: Final = 256
 """Members named in one message."""
-BODY_BYTES_MAX: Final = 64 * 1024
-"""Objects up to this size travel in the coordinator's answer itself: manifests and configs, for the most part."""
 
 
 class Scope(StrEnum):
@@ -249,7 +249,7 @@ def _field(hint: Any, value: Any) -> Any:  # noqa: PLR0911 - a table
         return float(value)
     if hint in (Scope, End):
         return hint(value)
-    if hint is bytes and isinstance(value, str) and len(value) <= 2 * BODY_BYTES_MAX:
+    if hint is bytes and isinstance(value, str) and len(value) <= 2 * SMALL_BYTES_MAX:
         return b64decode(value, validate=True)
     if hint is str and isinstance(value, str) and len(value) <= NAME_CHARACTERS_MAX:
         return value

@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mirror.herd.claims import YOUNG_S
+from mirror.load import SLOTS
 from mirror.oci import Digest
 from tests.benchmark.figures import figure, quantile
 from tests.benchmark.herd_cluster import Cluster, Node
@@ -44,7 +45,6 @@ STEPS = 128
 """In how many steps of time an uplink gives the image once."""
 SPREAD_S = 0.1
 """Within what time all nodes begin."""
-SLOTS = 4
 PART_FAULTY = 0.05
 SLOWER = 10.0
 ENOUGH = 60.0

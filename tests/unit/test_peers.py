@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from mirror import hedge, peer_connection
-from mirror.choice import Holder, Standing
+from mirror.choice import Holder, Search, Standing
 from mirror.errors import FullError, NotFoundError, NotYetError, UnavailableError
 from mirror.load import WAITED_HEADER
 from mirror.oci import ByteRange, Digest, Kind, Repository
@@ -154,21 +154,19 @@ NOTHING = answering("404 Not Found", ["Content-Length: 0"])
 
 
 async def test_the_children_that_a_full_member_names_are_asked_and_it_is_not_blamed() -> None:
-    lost, absent = set[str](), set[str]()
+    search = Search()
     async with scripted(FULL_NAMES_THE_SECOND) as full, scripted(GOOD) as child, peers_at(full.url, child.url) as peers:
         first = peers._index.holders(DIGEST)[:1]
-        content = await peers.open_from(first, BLOB, lost, absent, zone=None)
+        content = await peers.open_from(first, BLOB, search)
         assert content.holder == "peer-1"
         assert await read_all(content.body, 1000) == DATA
-    assert not lost | absent
+    assert not search.lost | search.absent
 
 
 async def test_peers_are_told_how_long_the_client_has_waited() -> None:
     async with scripted(GOOD) as peer, peers_at(peer.url) as peers:
         for waited_s in (0.9, 7.8):
-            content = await peers.open_from(
-                peers._index.holders(DIGEST), BLOB, set(), set(), zone=None, waited_s=waited_s
-            )
+            content = await peers.open_from(peers._index.holders(DIGEST), BLOB, Search(waited_s=waited_s))
             await content.body.aclose()
     assert [heard.headers.get(WAITED_HEADER.lower()) for heard in peer.heard] == [None, "7"]
 
@@ -181,14 +179,14 @@ async def test_a_member_that_is_full_or_has_no_bytes_yet_is_worth_waiting_for_wh
         worth_it = answering(status, [header, "Content-Length: 0"])
         async with scripted(worth_it) as first, scripted(slam) as last, peers_at(first.url, last.url) as peers:
             with pytest.raises(expected):
-                await peers.open_from(peers._index.holders(DIGEST), BLOB, set(), set(), zone=None)
+                await peers.open_from(peers._index.holders(DIGEST), BLOB, Search())
 
 
 async def test_children_in_another_zone_are_passed_over_by_those_who_keep_to_theirs() -> None:
     async with scripted(FULL_NAMES_THE_SECOND) as full, scripted(GOOD) as child, peers_at(full.url, child.url) as peers:
         first = peers._index.holders(DIGEST)[:1]
         with pytest.raises(UnavailableError, match="slots are taken"):
-            await peers.open_from(first, BLOB, set(), set(), zone="zone")
+            await peers.open_from(first, BLOB, Search("zone"))
         assert not child.heard
 
 
@@ -198,27 +196,27 @@ async def test_who_is_about_to_have_it_is_asked_again_after_the_others() -> None
     async def soon(heard: Heard, writer: asyncio.StreamWriter) -> None:
         await next(answers)(heard, writer)
 
-    lost, absent = set[str](), set[str]()
+    search = Search()
     async with scripted(soon) as first, scripted(NOTHING) as second, peers_at(first.url, second.url) as peers:
-        content = await peers.open_from(peers._index.holders(DIGEST), BLOB, lost, absent, zone=None)
+        content = await peers.open_from(peers._index.holders(DIGEST), BLOB, search)
         assert content.holder == "peer-0"
         await content.body.aclose()
         assert len(first.heard) == 2
-    assert (lost, absent) == (set(), {"peer-1"})
+    assert (search.lost, search.absent) == (set(), {"peer-1"})
 
 
 async def test_bytes_that_come_through_this_node_itself_are_not_taken_and_nobody_is_blamed() -> None:
     own = answering("200 OK", [f"Content-Length: {len(DATA)}", "Skvaller-Lineage: dad,me"], DATA)
-    lost, absent = set[str](), set[str]()
+    search = Search()
     async with scripted(own) as child, peers_at(child.url) as peers:
         with pytest.raises(NotFoundError):
-            await peers.open_from(peers._index.holders(DIGEST), BLOB, lost, absent, zone=None)
-    assert (lost, absent) == (set(), {"peer-0"})
+            await peers.open_from(peers._index.holders(DIGEST), BLOB, search)
+    assert (search.lost, search.absent) == (set(), {"peer-0"})
 
 
 async def test_who_cannot_be_reached_is_lost_and_who_has_nothing_absent() -> None:
-    lost, absent = set[str](), set[str]()
+    search = Search()
     async with scripted(NOTHING) as empty, peers_at(f"http://{HOST}:{free_port()}", empty.url) as peers:
         with pytest.raises(UnavailableError):
-            await peers.open_from(peers._index.holders(DIGEST), BLOB, lost, absent, zone=None)
-    assert (lost, absent) == ({"peer-0"}, {"peer-1"})
+            await peers.open_from(peers._index.holders(DIGEST), BLOB, search)
+    assert (search.lost, search.absent) == ({"peer-0"}, {"peer-1"})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mirror.choice import Holder
+from mirror.choice import Holder, Search
 from mirror.errors import NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
 from mirror.herd import Claims, Coordinator, Herd, Pace, Unshared
 from mirror.herd.claims import YOUNG_S
@@ -84,19 +84,10 @@ class Givers:
     async def open(self, request: Request) -> Content:
         raise NotFoundError("not here")
 
-    async def open_from(
-        self,
-        holders: Sequence[Holder],
-        request: Request,
-        lost: set[str],
-        absent: set[str],
-        *,
-        zone: str | None,
-        waited_s: float = 0.0,
-    ) -> Content:
+    async def open_from(self, holders: Sequence[Holder], request: Request, search: Search) -> Content:
         for holder in holders:
             await asyncio.sleep(0.001)
-            self.town.asked.append((holder.target.name, zone))
+            self.town.asked.append((holder.target.name, search.zone))
             opening = self.town.opening
             if holder.target.name in opening:
                 await asyncio.sleep(0.3)
@@ -104,7 +95,7 @@ class Givers:
                 descriptor = Descriptor(OCTET_STREAM, request.digest, len(DATA))
                 return Content(descriptor, range(len(DATA)), Slow(), "peer", holder.target.name, zone=holder.zone)
             if holder.target.name not in opening:
-                absent.add(holder.target.name)
+                search.absent.add(holder.target.name)
         raise NotFoundError("nobody gives it")
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from gossip.messages import QUESTION_BYTES_MAX
 from mirror.herd.words import (
-    BODY_BYTES_MAX,
     NAME_CHARACTERS_MAX,
     NAMES_MAX,
     Claim,
@@ -31,6 +30,7 @@ from mirror.herd.words import (
     read_verdict,
     write,
 )
+from mirror.oci import SMALL_BYTES_MAX
 
 names = st.text(max_size=30)
 offsets = st.integers(0, 2**63 - 1)
@@ -140,7 +140,7 @@ def test_a_field_of_a_later_version_is_ignored() -> None:
 
 
 def test_the_largest_small_object_fits_into_a_question_of_gossip() -> None:
-    small = Small("application/vnd.oci.image.manifest.v1+json", bytes(BODY_BYTES_MAX))
+    small = Small("application/vnd.oci.image.manifest.v1+json", bytes(SMALL_BYTES_MAX))
     release = Release(Scope.CLUSTER, "registry.test sha256:" + "0" * 64, End.DONE, small=small)
     assert len(write(release)) <= QUESTION_BYTES_MAX
     assert read_question(write(release)) == release
