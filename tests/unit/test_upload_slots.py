@@ -136,6 +136,20 @@ async def test_who_has_waited_gets_a_slot_beyond_the_others() -> None:
             answer.close()
 
 
+async def test_slots_may_be_more_than_the_answers_that_are_given_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.unit.test_upload_slots.SLOTS", ANSWERS_MAX + 1)
+    async with (
+        node(Slow(), Metrics()) as url,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        busy = [await session.get(blob(url)) for _ in range(ANSWERS_MAX + 1)]
+        assert {response.status for response in busy} == {200}
+        async with session.get(blob(url)) as beyond:
+            assert beyond.status == 503
+        for response in busy:
+            response.close()
+
+
 async def test_what_is_no_blob_needs_no_slot() -> None:
     async with node(Slow(), Metrics()) as url, aiohttp.ClientSession() as session:
         busy = [await session.get(blob(url)) for _ in range(SLOTS)]
