@@ -138,13 +138,18 @@ async def start_agents(
     await asyncio.gather(*(agent.start(within_s) for agent in agents))
     for agent in agents:
         await agent.configure_containerd()
-
-    async def all_met() -> bool:
-        met = [await agent.metric("skvaller_gossip_members_normal") for agent in agents]
-        return met == [len(agents) - 1] * len(agents)
-
-    await eventually(all_met, within_s)
+    await all_met(agents, within_s)
     return agents
+
+
+async def all_met(agents: Sequence[Agent], within_s: float = READY_TIMEOUT_S) -> None:
+    """Wait until each agent sees all others."""
+
+    async def met() -> bool:
+        seen = [await agent.metric("skvaller_gossip_members_normal") for agent in agents]
+        return seen == [len(agents) - 1] * len(agents)
+
+    await eventually(met, within_s)
 
 
 @asynccontextmanager
