@@ -111,7 +111,7 @@ class Detector:
         self._suspicions: dict[str, _Suspicion] = {}
         self._relays: dict[int, _Relay] = {}
         self._newcomers: dict[str, None] = {}
-        self._order: list[str] = []
+        self._round: list[str] = []
         self._deaf = False
         self._check_at = self._round_at = self._revive_at = self._blame_at = inf
 
@@ -339,11 +339,13 @@ class Detector:
             del self._newcomers[name]
             if self._probe(name, now):
                 return
-        if not self._order:
-            self._order = self._membership.live()
-            self._rng.shuffle(self._order)
-        for _ in range(min(len(self._order), LOOKED_AT_MAX)):
-            if self._probe(self._order.pop(), now):
+        if not self._round:
+            self._round = self._membership.live()
+        for _ in range(min(len(self._round), LOOKED_AT_MAX)):
+            # Shuffled as it is used up: to shuffle very many at once takes milliseconds.
+            drawn = self._rng.randrange(len(self._round))
+            self._round[drawn], self._round[-1] = self._round[-1], self._round[drawn]
+            if self._probe(self._round.pop(), now):
                 return
 
     def _revive(self) -> None:

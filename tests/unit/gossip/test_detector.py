@@ -233,6 +233,17 @@ def test_newcomers_are_probed_before_others() -> None:
     assert pings[0] == "member22"
 
 
+def test_each_is_probed_once_in_a_round_of_all_in_an_order_of_chance() -> None:
+    bench = Bench(linked=3, known=20)
+    bench.detector._round_at = 1.0
+    everybody = range(len(bench.members))
+    pings = [name for _, name, message in bench.run(300.0, *everybody) if isinstance(message, Ping)]
+    names = [member.name for member in bench.members]
+    first, second = pings[:23], pings[23:46]
+    assert sorted(first) == sorted(second) == sorted(names)
+    assert names != first != second
+
+
 def test_a_round_is_not_spent_on_one_that_is_gone() -> None:
     bench = Bench(linked=3, known=20)
     for number in range(3, 22):
