@@ -1,7 +1,7 @@
 """Who speaks, and what is said of members: the records, what follows from them, and this node's own good name.
 
 A record that is news is passed on, once. Who speaks with a record that others have overtaken is told so; it answers an
-accusation by a refutation, which costs no content traffic.
+accusation by a refutation, to all and to whoever told it, which costs no content traffic.
 
 **One name, two nodes.** A higher epoch of this node's name is either its own former life, whose epoch was lost with the
 disk, or another node of its name. If the record gives another address, that one is pinged: when it answers, this node
@@ -93,15 +93,17 @@ class Encounters:
             self._membership.hear(name, now)
             self._detector.heard(name)
 
-    def learn(self, claim: Claim, now: float, *, witnessed: bool = False, taught: bool = False) -> None:
+    def learn(
+        self, claim: Claim, now: float, *, source: str = "", witnessed: bool = False, taught: bool = False
+    ) -> None:
         """Join a record, and pass it on if it is news.
 
-        `witnessed`: this replica itself says so. `taught`: it is part of an answer to a newcomer, which does not pass
-        on what it did not know.
+        `source`: who told it of others. `witnessed`: this replica itself says so. `taught`: it is part of an answer to
+        a newcomer, which does not pass on what it did not know.
         """
         member = claim.member
         if member.name == self._membership.me.name:
-            self._defend(member, now)
+            self._defend(member, now, source)
             return
         known = self._membership.others.get(member.name)
         if known is not None and member.status is not Status.SUSPECT and member.rank <= known.member.rank:
@@ -189,7 +191,7 @@ class Encounters:
         if record.status is Status.DOWN:
             self._exchange.compare_with(record.name, now)
 
-    def _defend(self, accusation: Member, now: float) -> None:
+    def _defend(self, accusation: Member, now: float, source: str = "") -> None:
         """Somebody has a higher record of this node than its own."""
         me = self._membership.me
         if accusation.rank <= me.rank:
@@ -200,7 +202,11 @@ class Encounters:
                 self._membership.refute(accusation)
                 self._detector.strained()
                 self._hash.touch(me.name)
-                self._content.dissemination.claim(Claim(self._membership.me))
+                refutation = Claim(self._membership.me)
+                self._content.dissemination.claim(refutation)
+                if source in self._membership.others:
+                    # Who calls this node DOWN may not listen to it any more, and in a small cluster that is everybody.
+                    self.sends.append((self._membership.others[source].member, Members((refutation,))))
         elif accusation.endpoints == me.endpoints:
             self._outlive(accusation, now)
         elif self._namesake is None:

@@ -233,8 +233,9 @@ class Replica:
             case Heartbeat(_, head):
                 self._content.consider(head, sender.name, now)
             case Members(claims):
+                taught = not sender.sequence and now < self._taught_until
                 for claim in claims:
-                    self._encounters.learn(claim, now, taught=not sender.sequence and now < self._taught_until)
+                    self._encounters.learn(claim, now, source=sender.name, taught=taught)
             case Heads(heads):
                 for head in heads:
                     self._content.consider(head, sender.name, now)
@@ -276,7 +277,7 @@ class Replica:
             return
         taught = now < self._taught_until
         for claim in part.claims:
-            self._encounters.learn(claim, now, taught=taught)
+            self._encounters.learn(claim, now, source=source, taught=taught)
         for delta in part.deltas:
             self._content.apply(delta, source, now, taught=taught)
         cells, answer = taken

@@ -16,6 +16,9 @@ from gossip.simulation import Faults, Simulation
 CRASH_S = 10.0
 POWER_LOSS_S = 13.0
 HEAL_S = 5.0
+TURN_S = 0.5
+"""A replica has something to do at least so often."""
+FLOOD_S = 0.5
 ALONE_S = MASS_GRACE_S + 60.0
 """Within this time one that hears nobody has blamed itself, then accused the others, and waited for a mass failure to
 turn out to be one."""
@@ -123,22 +126,25 @@ def test_who_wakes_from_a_long_stall_accuses_nobody_and_is_back_without_its_cont
 
 
 @pytest.mark.parametrize("status", [Status.SUSPECT, Status.DOWN])
-@pytest.mark.parametrize("size", [2, 3, 5, 40])
-def test_a_live_member_that_is_accused_is_alive_again_everywhere_within_a_flood(size: int, status: Status) -> None:
+@pytest.mark.parametrize(("size", "seeds"), [(2, 60), (3, 60), (5, 60), (40, 3)])
+def test_a_live_member_that_is_accused_is_alive_again_everywhere_within_a_flood(
+    size: int, seeds: int, status: Status
+) -> None:
     """P7."""
-    cluster = acquainted(size)
-    victim = f"node{size - 1:03}"
-    accuser = cluster.replica("node000")
-    accused = cluster.replica(victim).me
-    for name in cluster.running():
-        if name != victim:
-            assert cluster.replica(name).membership.others[victim].member.status is Status.ALIVE
-    accuser._detector.claims.append(
-        Claim(replace(accused, status=status), "node000" if status is Status.SUSPECT else "")
-    )
-    cluster.run(1.2)
-    assert set(cluster.views(victim)) == {Visibility.NORMAL}
-    assert cluster.replica(victim).counters.refutations == 1
+    for seed in range(1, seeds + 1):
+        cluster = acquainted(size, seed)
+        victim = f"node{size - 1:03}"
+        accuser = cluster.replica("node000")
+        accused = cluster.replica(victim).me
+        for name in cluster.running():
+            if name != victim:
+                assert cluster.replica(name).membership.others[victim].member.status is Status.ALIVE
+        accuser._detector.claims.append(
+            Claim(replace(accused, status=status), "node000" if status is Status.SUSPECT else "")
+        )
+        cluster.run(TURN_S + FLOOD_S)
+        assert set(cluster.views(victim)) == {Visibility.NORMAL}, f"seed {seed}"
+        assert cluster.replica(victim).counters.refutations == 1, f"seed {seed}"
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])

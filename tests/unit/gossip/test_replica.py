@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
+
 from gossip.cell import SORTED_KEYS
 from gossip.comparison import TOLD_MAX
 from gossip.config import Config
@@ -406,6 +408,16 @@ def test_an_accusation_is_refuted_without_touching_content() -> None:
     assert message == Members((Claim(replica.me),))
     assert replica.me.rank > accused.rank
     assert replica.me.epoch == accused.epoch
+
+
+@pytest.mark.parametrize("status", [Status.SUSPECT, Status.DOWN])
+def test_whoever_tells_of_an_accusation_is_answered_once_since_it_may_not_listen(status: Status) -> None:
+    replica, _ = knowing_ben()
+    accusation = Members((Claim(replace(replica.me, status=status)),))
+    answers = sent(say(replica, accusation, 1.0, sequence=1))
+    assert answers == [("ben", Members((Claim(replica.me),)))]
+    assert sent(say(replica, accusation, 1.0, sequence=2)) == []
+    assert sent(say(replica, Members((Claim(replace(replica.me, status=status)),)), 1.0, member=CYD)) == []
 
 
 def test_a_former_epoch_of_its_own_is_exceeded_and_saved_but_not_twice_in_a_second() -> None:
