@@ -18,7 +18,6 @@ from starlette.responses import Response
 from mirror.cached_files import read_cached
 from mirror.errors import UnavailableError
 from mirror.extensions import SPLICE, ZERO_COPY_SEND, ClientGoneError, EndedEarlyError
-from mirror.http_request import entity_tag
 from mirror.load import GIVERS_HEADER, LINEAGE_HEADER, write_names
 from mirror.pieces import FilePiece, SocketPiece, read_piece
 
@@ -36,6 +35,9 @@ SOURCE_HEADER: Final = "Skvaller-Source"
 """Tells where the bytes of an answer come from: `store`, `peer` or `upstream`."""
 HOLDER_HEADER: Final = "Skvaller-Holder"
 """Names the member that gave them, when they come from a peer."""
+_SOURCE, _HOLDER, _LINEAGE, _GIVERS = (
+    name.lower().encode() for name in (SOURCE_HEADER, HOLDER_HEADER, LINEAGE_HEADER, GIVERS_HEADER)
+)
 COPIED_BYTES_MAX: Final = 32 * 1024
 """A file of at most this size is copied behind the head, if it is in memory: that takes fewer calls than to move it."""
 
@@ -49,20 +51,17 @@ class ContentResponse(Response):
         self._observer = observer
         positions, size = content.positions, content.descriptor.size
         part = _is_part(content, asked)
-        headers = describe(content.descriptor)
-        headers[SOURCE_HEADER] = content.origin
+        headers = describe(content.descriptor, len(positions) if positions is not None else None)
+        headers.append((_SOURCE, content.origin.encode()))
         if content.holder:
-            headers[HOLDER_HEADER] = content.holder
+            headers.append((_HOLDER, content.holder.encode("latin-1")))
         if content.lineage or content.origin == "upstream":
-            headers[LINEAGE_HEADER] = write_names(content.lineage)
-            headers[GIVERS_HEADER] = write_names(content.givers)
-        headers.pop("Content-Length", None)
-        if positions is not None:
-            headers["Content-Length"] = str(len(positions))
+            headers.append((_LINEAGE, write_names(content.lineage).encode()))
+            headers.append((_GIVERS, write_names(content.givers).encode()))
         if part and positions is not None:
-            headers["Content-Range"] = f"bytes {positions.start}-{positions.stop - 1}/{size}"
+            headers.append((b"content-range", f"bytes {positions.start}-{positions.stop - 1}/{size}".encode()))
         self.status_code = 206 if part else 200
-        self.raw_headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        self.raw_headers = headers
         self._length = None if positions is None else len(positions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,16 +171,17 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def describe(descriptor: Descriptor) -> dict[str, str]:
-    """The headers that say which object an answer is about."""
-    headers = {
-        "Content-Type": descriptor.media_type,
-        "Docker-Content-Digest": str(descriptor.digest),
-        "ETag": entity_tag(descriptor.digest),
-        "Accept-Ranges": "bytes",
-    }
-    if descriptor.size is not None:
-        headers["Content-Length"] = str(descriptor.size)
+def describe(descriptor: Descriptor, length: int | None) -> list[tuple[bytes, bytes]]:
+    """The headers that say which object an answer is about, and how many bytes of it come (None: that is not known)."""
+    digest = str(descriptor.digest).encode()
+    headers = [
+        (b"content-type", descriptor.media_type.encode("latin-1")),
+        (b"docker-content-digest", digest),
+        (b"etag", b'"%b"' % digest),
+        (b"accept-ranges", b"bytes"),
+    ]
+    if length is not None:
+        headers.append((b"content-length", b"%d" % length))
     return headers
 
 

@@ -6,9 +6,8 @@ of the path, or goes with the port (`mirror.registry_ports`).
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qsl
 
 from mirror.errors import Code, RequestError
@@ -18,47 +17,68 @@ from mirror.source import Request
 from mirror.trail import ID_HEADER, Trail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from starlette.requests import Request as HttpRequest
+    from starlette.types import Scope
 
     from mirror.oci import Reference
     from mirror.trail import Step
 
 
 _ID: Final = ID_HEADER.lower()
+_KINDS: Final = {kind.value: kind for kind in Kind}
 NAMES_MAX: Final = 1024
 """Repositories whose names were found valid, and queries that were read: each pull repeats them for each object."""
 
 
-def read_headers(http: HttpRequest) -> dict[str, str]:
+class AskedObject(NamedTuple):
+    """An object as the path names it; nothing of it is checked yet. `name` is that of a repository."""
+
+    name: str
+    kind: Kind
+    reference: str
+
+
+def read_path(path: str) -> AskedObject | None:
+    """What `/v2/<name>/blobs/<digest>` and `/v2/<name>/manifests/<reference>` ask for; None for any other path."""
+    before, _, reference = path.rpartition("/")
+    before, _, kind = before.rpartition("/")
+    if kind not in _KINDS or not reference or not before.startswith("/v2/"):
+        return None
+    return AskedObject(before[4:], _KINDS[kind], reference)
+
+
+def read_headers(scope: Scope) -> dict[str, str]:
     """The headers by their names in lower case; one that is there several times is a list (RFC 9110 section 5.3)."""
     headers: dict[str, str] = {}
-    for raw_name, raw_value in http.scope["headers"]:
+    for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 
 def read_request(
-    http: HttpRequest, headers: Mapping[str, str], kind: Kind, itself: str, watch: Callable[[Step], None]
+    asked: AskedObject, query: bytes, headers: Mapping[str, str], itself: str, watch: Callable[[Step], None]
 ) -> Request:
     """Read path, query and headers into a request that is known to be valid. Raises `RequestError`.
 
     `watch` is told of the steps that are taken for it.
     """
-    text = http.path_params["reference"]
-    with _refused():
-        repository = _read_repository(http, itself)
-        reference = Digest.parse(text) if kind is Kind.BLOB else parse_reference(text)
+    registry = _named_registry(query)
+    try:
+        repository = _read_repository(asked.name, itself or registry)
+        reference = Digest.parse(asked.reference) if asked.kind is Kind.BLOB else parse_reference(asked.reference)
+    except InvalidReferenceError as error:
+        raise _refusal(error) from error
     return Request(
         repository=repository,
-        kind=kind,
+        kind=asked.kind,
         reference=reference,
         range=_read_range(headers, reference),
         accept=headers.get("accept", ""),
         authorization=headers.get("authorization"),
-        all_or_nothing=_named_registry(http.scope["query_string"]) is None,
+        all_or_nothing=registry is None,
         trail=Trail.of(headers.get(_ID), watch),
     )
 
@@ -66,18 +86,18 @@ def read_request(
 def read_listing(http: HttpRequest, headers: Mapping[str, str], itself: str) -> ListingRequest:
     """Read a request for tags or referrers. Raises `RequestError`."""
     subject = http.path_params.get("subject")
-    with _refused():
+    try:
         return ListingRequest(
-            _read_repository(http, itself),
+            _read_repository(http.path_params["name"], itself or _named_registry(http.scope["query_string"])),
             Digest.parse(subject) if subject is not None else None,
             tuple((name, value) for name, value in http.query_params.multi_items() if name != "ns"),
             headers.get("authorization"),
         )
+    except InvalidReferenceError as error:
+        raise _refusal(error) from error
 
 
-def _read_repository(http: HttpRequest, itself: str) -> Repository:
-    name = http.path_params["name"]
-    registry = itself or _named_registry(http.scope["query_string"])
+def _read_repository(name: str, registry: str | None) -> Repository:
     if registry is None:
         registry, _, name = name.partition("/")
         if not name or not ("." in registry or ":" in registry or registry == "localhost"):
@@ -94,15 +114,10 @@ def _named_registry(query: bytes) -> str | None:
     return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)).get("ns")
 
 
-@contextmanager
-def _refused() -> Iterator[None]:
+def _refusal(error: InvalidReferenceError) -> RequestError:
     """What the grammar refuses, in OCI's words."""
-    try:
-        yield
-    except InvalidDigestError as error:
-        raise RequestError(Code.DIGEST_INVALID, str(error)) from error
-    except InvalidReferenceError as error:
-        raise RequestError(Code.NAME_INVALID, str(error)) from error
+    code = Code.DIGEST_INVALID if isinstance(error, InvalidDigestError) else Code.NAME_INVALID
+    return RequestError(code, str(error))
 
 
 def _read_range(headers: Mapping[str, str], reference: Reference) -> ByteRange | None:

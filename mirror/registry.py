@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
 from mirror.content_response import ContentResponse, describe
 from mirror.errors import Code, NotFoundError, NotYetError, RefusedError, RequestError, SourceError
-from mirror.http_request import has_already, read_headers, read_listing, read_request
+from mirror.http_request import has_already, read_headers, read_listing, read_path, read_request
 from mirror.in_time import in_time
 from mirror.oci import Kind
 from mirror.trail import READER_HEADER, Answer, read_member
@@ -32,9 +33,9 @@ from mirror.trail import READER_HEADER, Answer, read_member
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from starlette.middleware import Middleware
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from mirror.http_request import AskedObject
     from mirror.listings import Lists
     from mirror.oci import ByteRange, Descriptor
     from mirror.source import Content, Source
@@ -47,6 +48,7 @@ ANSWER_S_MAX: Final = 25.0
 
 JSON: Final = "application/json"
 _READER: Final = READER_HEADER.lower()
+_READING: Final = frozenset({"GET", "HEAD"})
 
 
 def create_registry(
@@ -73,14 +75,9 @@ def create_registry(
             Route("/v2/{name:path}/referrers/{subject}", listing, methods=["GET"]),
         ]
     app = Starlette(
-        routes=[
-            Route("/v2/{name:path}/blobs/{reference}", _Endpoint(registry.blob), methods=["GET"]),
-            Route("/v2/{name:path}/manifests/{reference}", _Endpoint(registry.manifest), methods=["GET"]),
-            *discovery,
-            Route("/v2/", registry.version, methods=["GET"]),
-        ],
+        routes=[*discovery, Route("/v2/", registry.version, methods=["GET"])],
         exception_handlers={HTTPException: registry.http_error},
-        middleware=list(middleware),
+        middleware=[*middleware, Middleware(_Objects, registry)],
     )
     app.router.redirect_slashes = False  # the specification knows no such redirects, and they repeat the Host header
     return app
@@ -106,17 +103,14 @@ class Registry:
                 return self._refusal(Answer(time.monotonic(), http.method), refusal)
         return Response(b"{}", media_type=JSON, headers={"Docker-Distribution-Api-Version": "registry/2.0"})
 
-    async def manifest(self, http: HttpRequest) -> Response:
-        """A manifest by tag or digest."""
-        return await self._answer(http, Code.MANIFEST_UNKNOWN, partial(self._object, Kind.MANIFEST))
-
-    async def blob(self, http: HttpRequest) -> Response:
-        """A blob by digest."""
-        return await self._answer(http, Code.BLOB_UNKNOWN, partial(self._object, Kind.BLOB))
+    async def object(self, scope: Scope, asked: AskedObject) -> Response:
+        """A manifest by tag or digest, or a blob by digest."""
+        unknown = Code.BLOB_UNKNOWN if asked.kind is Kind.BLOB else Code.MANIFEST_UNKNOWN
+        return await self._answer(scope, unknown, partial(self._object, scope, asked))
 
     async def listing(self, lists: Lists, http: HttpRequest) -> Response:
         """The tags of a repository, or what refers to a manifest."""
-        return await self._answer(http, Code.NAME_UNKNOWN, partial(self._listing, lists))
+        return await self._answer(http.scope, Code.NAME_UNKNOWN, partial(self._listing, lists, http))
 
     async def http_error(self, http: HttpRequest, error: Exception) -> Response:
         """What the router refuses, in OCI's words: pushes are unsupported, other paths unknown."""
@@ -128,14 +122,14 @@ class Registry:
 
     async def _answer(
         self,
-        http: HttpRequest,
+        scope: Scope,
         unknown: Code,
-        give: Callable[[HttpRequest, dict[str, str], Answer], Coroutine[Any, Any, Response]],
+        give: Callable[[dict[str, str], Answer], Coroutine[Any, Any, Response]],
     ) -> Response:
-        headers = read_headers(http)
-        answer = Answer(time.monotonic(), http.method, read_member(headers.get(_READER)))
+        headers = read_headers(scope)
+        answer = Answer(time.monotonic(), scope["method"], read_member(headers.get(_READER)))
         try:
-            return await in_time(ANSWER_S_MAX, give(http, headers, answer))
+            return await in_time(ANSWER_S_MAX, give(headers, answer))
         except RequestError as error:
             return self._error(answer, error.code, str(error))
         except RefusedError as error:
@@ -146,16 +140,17 @@ class Registry:
             return self._error(answer, Code.UNAVAILABLE, str(error), {"Retry-After": "1"})
         except (SourceError, TimeoutError) as error:
             message = str(error) or f"no source answered within {ANSWER_S_MAX:.0f} s"
-            log.warning("no source for %s: %s", http.url.path, message)
+            log.warning("no source for %s: %s", scope["path"], message)
             return self._error(answer, Code.UNAVAILABLE, message)
 
-    async def _object(self, kind: Kind, http: HttpRequest, headers: dict[str, str], answer: Answer) -> Response:
-        request = answer.request = read_request(http, headers, kind, self._itself, self._observer.noted)
-        if http.method == "HEAD" or "if-none-match" in headers:
+    async def _object(self, scope: Scope, asked: AskedObject, headers: dict[str, str], answer: Answer) -> Response:
+        request = read_request(asked, scope["query_string"], headers, self._itself, self._observer.noted)
+        answer.request = request
+        if answer.method == "HEAD" or "if-none-match" in headers:
             descriptor = await self._source.resolve(request)
             if has_already(headers, descriptor.digest):
                 return self._not_modified(answer, descriptor)
-            if http.method == "HEAD":
+            if answer.method == "HEAD":
                 return self._description(answer, descriptor)
             request = request.by_digest(descriptor.digest)
         return await self._content(answer, await self._source.open(request), request.range)
@@ -168,17 +163,12 @@ class Registry:
 
     def _description(self, answer: Answer, descriptor: Descriptor) -> Response:
         self._answered(answer, 200)
-        response = Response(headers=describe(descriptor))
-        if descriptor.size is None:
-            del response.headers["content-length"]
-        return response
+        return _without_content(200, descriptor, descriptor.size)
 
     def _not_modified(self, answer: Answer, descriptor: Descriptor) -> Response:
         """The client has it already (RFC 9110 section 15.4.5)."""
         self._answered(answer, 304)
-        headers = describe(descriptor)
-        headers.pop("Content-Length", None)
-        return Response(status_code=304, headers=headers)
+        return _without_content(304, descriptor, None)
 
     async def _content(self, answer: Answer, content: Content, asked: ByteRange | None) -> Response:
         positions, size = content.positions, content.descriptor.size
@@ -210,12 +200,23 @@ class Registry:
         self._observer.answered(answer)
 
 
-class _Endpoint:
-    """A method of `Registry` as an ASGI app: what Starlette puts around a function costs as much as the method does."""
+def _without_content(status: int, descriptor: Descriptor, length: int | None) -> Response:
+    response = Response(status_code=status)
+    response.raw_headers = describe(descriptor, length)
+    return response
 
-    def __init__(self, answer: Callable[[HttpRequest], Awaitable[Response]]) -> None:
-        self._answer = answer
+
+class _Objects:
+    """Answers for manifests and blobs, before Starlette's router: its way to an endpoint costs as much as theirs on."""
+
+    def __init__(self, app: ASGIApp, registry: Registry) -> None:
+        self._app = app
+        self._registry = registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._answer(HttpRequest(scope))
-        await response(scope, receive, send)
+        asked = read_path(scope["path"]) if scope.get("method") in _READING else None
+        if asked is None:
+            await self._app(scope, receive, send)
+        else:
+            response = await self._registry.object(scope, asked)
+            await response(scope, receive, send)

@@ -124,7 +124,7 @@ async def sent_raw(connections: list[bytes]) -> list[bytes]:
         ("/v2/%2e%2e/%2e%2e/etc/manifests/v1", "ns=docker.io", 400),
         ("/v2/lib/app/manifests/v1%00", "ns=docker.io", 400),
         ("/v2/lib/app/manifests/v1%0a", "ns=docker.io", 400),
-        ("/v2/lib/app%0d%0aX:y/manifests/v1", "ns=docker.io", 404),
+        ("/v2/lib/app%0d%0aX:y/manifests/v1", "ns=docker.io", 400),
         ("/v2/lib/%ff/manifests/v1", "ns=docker.io", 400),
         ("/v2/lib//app/manifests/v1", "ns=docker.io", 400),
         ("/v2/Lib/app/manifests/v1", "ns=docker.io", 400),
