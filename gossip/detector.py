@@ -46,6 +46,8 @@ TICK_S_MIN: Final = 0.05
 HELPERS: Final = 3
 HELP_SHARE: Final = 0.8
 """Of the probe's time-out after which a helper says that it got no answer; the rest is for its word to arrive."""
+DRAWN_MAX: Final = 100
+"""Among so many members, drawn by lot, helpers are looked for; then among the neighbours. They may all be gone."""
 RELAYS_MAX: Final = 64
 CONFIRMATIONS: Final = 3
 """So many others that suspect the same member shorten the wait to the minimum."""
@@ -310,10 +312,22 @@ class Detector:
 
     def _helpers(self, target: str) -> list[Member]:
         """Some to ask for help, rather those that are no neighbours: they see the target from elsewhere."""
-        normal = {n: o for n, o in self._membership.others.items() if o.visibility is Visibility.NORMAL and n != target}
-        apart = [name for name in normal if name not in self._membership.linked]
-        names = apart if len(apart) >= HELPERS else list(normal)
-        return [normal[name].member for name in self._rng.sample(names, min(HELPERS, len(names)))]
+        others, linked = self._membership.others, self._membership.linked
+        names, helpers = list(others), []
+        for _ in range(min(len(names), DRAWN_MAX)):
+            name = self._draw(names)
+            if name != target and name not in linked and others[name].visibility is Visibility.NORMAL:
+                helpers.append(others[name].member)
+                if len(helpers) == HELPERS:
+                    return helpers
+        near = [other.member for n, other in linked.items() if n != target and other.visibility is Visibility.NORMAL]
+        return helpers + self._rng.sample(near, min(HELPERS - len(helpers), len(near)))
+
+    def _draw(self, names: list[str]) -> str:
+        """Take one out by lot. So many are shuffled as they are used up, not all at once, which takes milliseconds."""
+        drawn = self._rng.randrange(len(names))
+        names[drawn], names[-1] = names[-1], names[drawn]
+        return names.pop()
 
     def _expiry(self, suspicion: _Suspicion) -> float:
         """When a suspicion that nobody denied becomes certain (Lifeguard's formula)."""
@@ -342,10 +356,7 @@ class Detector:
         if not self._round:
             self._round = self._membership.live()
         for _ in range(min(len(self._round), LOOKED_AT_MAX)):
-            # Shuffled as it is used up: to shuffle very many at once takes milliseconds.
-            drawn = self._rng.randrange(len(self._round))
-            self._round[drawn], self._round[-1] = self._round[-1], self._round[drawn]
-            if self._probe(self._round.pop(), now):
+            if self._probe(self._draw(self._round), now):
                 return
 
     def _revive(self) -> None:

@@ -29,7 +29,8 @@ CORRECTION_S: Final = 1.0
 """A member is told at most once in this time that a higher record of it exists."""
 NAMESAKE_S: Final = 1.0
 """How long a node of this node's name has to answer, if it runs."""
-
+FORGOTTEN_MAX: Final = 250
+"""So many members are forgotten at a time: 1 ms of work."""
 RENEWAL_S: Final = 1.0
 """An epoch lasts at least this long, so that two nodes of one name and one address do not chase each other."""
 
@@ -161,25 +162,23 @@ class Encounters:
         if self._namesake is not None and now >= self._namesake_due:
             self._outlive(self._namesake, now)
 
-    def forget(self, now: float) -> list[str]:
-        """Drop the content of those who have been gone for some time, and later their records; who of them was still
-        listened to."""
-        for name in self._membership.dropped(now):
-            if self._content.holds(name):
-                self._content.forget(name)
-        expired = self._membership.expired(now)
-        if self.estranged(now):
-            expired = list(self._membership.others)
-        linked = [name for name in expired if name in self._membership.linked]
+    def forget(self, now: float) -> tuple[list[str], bool]:
+        """Drop the content of those who have been gone for some time, and later their records, some at a time; who of
+        them was still listened to, and whether more are to be dropped."""
+        stale = [name for name in self._membership.dropped(now) if self._content.holds(name)]
+        for name in stale[:FORGOTTEN_MAX]:
+            self._content.forget(name)
+        expired = list(self._membership.others) if self.estranged(now) else self._membership.expired(now)
+        linked = [name for name in expired[:FORGOTTEN_MAX] if name in self._membership.linked]
         for name in linked:
             self._membership.unlink(name, now)
-        for name in expired:
+        for name in expired[:FORGOTTEN_MAX]:
             self._content.forget(name)
             self._detector.forget(name)
             self._exchange.forget(name)
             self._membership.forget(name)
             self._hash.touch(name)
-        return linked
+        return linked, max(len(stale), len(expired)) > FORGOTTEN_MAX
 
     def _correct(self, to: Member, record: Member, now: float) -> None:
         """Tell a member that a higher record of it exists; one that is DOWN may be of another half of the cluster."""

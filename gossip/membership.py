@@ -357,8 +357,8 @@ class Membership:
         """From when a member that is DOWN now is hidden."""
         self._fell.pop(other.member.name, None)
         self._fell[other.member.name] = now
-        while now - next(iter(self._fell.values())) >= MASS_WINDOW_S:
-            del self._fell[next(iter(self._fell))]
+        for name in list(takewhile(lambda name: now - self._fell[name] >= MASS_WINDOW_S, self._fell)):
+            del self._fell[name]
         fell, live = len(self._fell), len(self.others) + 1 - len(self.gone)
         if fell < MASS_MEMBERS_MIN or fell <= MASS_SHARE * (fell + live):
             self._mass = False

@@ -170,7 +170,9 @@ class Replica:
         if not self._running:
             return []
         if self._encounters.estranged(now):
-            self._advance(now)  # it slept; what it knew goes before it meets anybody
+            self._advance(now)  # it slept; what it knew goes before it meets anybody, who will speak again
+            if self.membership.others:
+                return self._take(now)
         if sender.name == self.me.name:
             self._reply(self._encounters.meet_namesake(sender, message, now))
         elif self._encounters.meet(sender, message, now):
@@ -318,9 +320,12 @@ class Replica:
         )
 
     def _revise(self, now: float) -> None:
-        more = self.membership.revise(now)
+        self._revise_at = now
+        if self.membership.revise(now):
+            return  # very many are to be judged, and then forgotten: some in each tick
+        unlinked, more = self._encounters.forget(now)
         self._revise_at = now if more else now + REVISE_S
-        self._outputs.extend(map(Unlink, self._encounters.forget(now)))
+        self._outputs.extend(map(Unlink, unlinked))
         self._outputs.extend(Link(member) for member in self.membership.relink(now))
 
     def _pull(self, now: float) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gossip.config import Config
-from gossip.detector import HEALTH_WORST, RELAYS_MAX, Detector
+from gossip.detector import DRAWN_MAX, HEALTH_WORST, RELAYS_MAX, Detector
 from gossip.membership import Claim, Member, Membership, Status
 from gossip.messages import Ack, Nack, Ping, PingRequest
 from gossip.or_set import Epoch
@@ -222,6 +222,16 @@ def test_a_helper_helps_only_so_many_at_once() -> None:
     for number in range(RELAYS_MAX + 10):
         bench.detector.asked(PingRequest(bench.members[0], number, bench.members[1]), 0.0)
     assert len(bench.detector.sends) == RELAYS_MAX
+
+
+def test_where_nearly_all_are_gone_the_neighbours_help() -> None:
+    bench = Bench(linked=5, known=DRAWN_MAX)
+    for member in bench.members[5:]:
+        bench.learn(Claim(replace(member, status=Status.DOWN)))
+    sent = bench.run(6.0, 1, 2, 3, 4)
+    helpers = [name for _, name, message in sent if isinstance(message, PingRequest)]
+    assert len(helpers) == len(set(helpers)) == 3
+    assert set(helpers) < {"member1", "member2", "member3", "member4"}
 
 
 def test_newcomers_are_probed_before_others() -> None:

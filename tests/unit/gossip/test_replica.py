@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from gossip import encounter
 from gossip.cell import SORTED_KEYS
 from gossip.comparison import TOLD_MAX
 from gossip.config import Config
 from gossip.counters import Counters
 from gossip.dissemination import AT_ONCE_MAX, PUBLISHED_BYTES_MAX
 from gossip.exchange import SERVED_MAX
-from gossip.membership import Claim, Member, Status
+from gossip.membership import DROP_S, Claim, Member, Status
 from gossip.messages import (
     BUCKETS,
     CLAIMS_PER_MESSAGE_MAX,
@@ -595,6 +596,38 @@ def test_who_slept_for_very_long_forgets_everything_before_it_listens() -> None:
     assert Unlink("ben") in outputs
     assert list(replica.membership.others) == ["cyd"]
     assert replica.set.index.pairs == 0
+
+
+def test_very_many_are_forgotten_some_at_a_time_and_meanwhile_who_slept_meets_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encounter, "FORGOTTEN_MAX", 2)
+    replica, _ = knowing_ben()
+    others = [replace(BEN, name=f"node{number}") for number in range(4)]
+    say(replica, Members(tuple(map(Claim, others))), 0.5)
+    ticks(replica, 1.0)
+    woke_at = replica.config.forget_s / 2 + 2.0
+    left = []
+    while "cyd" not in replica.membership.others:
+        say(replica, Members((Claim(CYD),)), woke_at, member=CYD)
+        left.append(list(replica.membership.others))
+    assert left == [["node1", "node2", "node3"], ["node3"], ["cyd"]]
+
+
+def test_content_of_very_many_that_are_gone_is_dropped_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encounter, "FORGOTTEN_MAX", 2)
+    replica, _ = knowing_ben()
+    others = [replace(CYD, name=f"node{number}") for number in range(5)]
+    for other in others:
+        say(replica, Members((Claim(other),)), 0.5)
+        say(replica, Deltas((Snapshot(other.name, other.epoch, 1, ((1, b"a"),)),)), 0.5)
+    say(replica, Members(tuple(Claim(replace(other, status=Status.DOWN)) for other in others)), 1.0)
+    held = []
+    for _ in others:
+        say(replica, Ping(BEN, 1), 1.0 + DROP_S)
+        replica.tick(1.0 + DROP_S)
+        held.append(sum(replica.set.at(other.name) != (BOTTOM, 0) for other in others))
+    assert held == [3, 1, 0, 0, 0]
 
 
 def test_who_slept_judges_nobody_by_the_silence_meanwhile_nor_those_better_who_speak_first() -> None:
