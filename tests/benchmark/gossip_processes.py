@@ -5,12 +5,13 @@
 Starts the nodes, adds keys, leaves them idle for a while, kills some with SIGKILL, starts these again, freezes some
 with SIGSTOP and lets them go on, and at last kills and starts all of them, first at once and then one after another.
 After each step it waits until all running nodes see each other, nobody else, and the same keys; asking all of them
-takes a part of the time that is shown.
+takes a part of the time that is shown. Of a restart of all, the five seconds are for killing and forking the processes;
+after the last fork they have as long again to find together.
 
 The processes are forked by one that has imported everything: on a machine with fewer cores than nodes the start of the
-interpreters would take far longer than what is measured. So does what nodes compute while they join, 0.2 to 0.3 seconds
-each, mostly for the encryption of connections; it is shown apart, and on a machine of its own a node needs no longer
-than that. Takes about two minutes; gives up after six.
+interpreters would take far longer than what is measured. So does what nodes compute while they join, 0.2 to 0.4 seconds
+each; what that takes at least is shown apart, and on a machine of its own a node needs no longer than its own part.
+Takes about two minutes; gives up after six.
 """
 
 from __future__ import annotations
@@ -58,9 +59,7 @@ async def main(nodes: int, keys: int, victims: int) -> None:
             await cluster.start(everybody)
             joined_s = await since(started, cluster, everybody)
             figure("all started at once, joined", joined_s, "s", MEET_S)
-            spent_s = sum(member.cpu_s() for member in everybody)
-            figure("CPU of all of them for that", spent_s, "s")
-            figure("what that takes at least on this machine's cores", spent_s / (os.cpu_count() or 1), "s")
+            spent(everybody)
 
             started = time.monotonic()
             for number, member in enumerate(everybody):
@@ -90,20 +89,27 @@ async def main(nodes: int, keys: int, victims: int) -> None:
             started = time.monotonic()
             await cluster.stop(everybody, signal.SIGKILL)
             await cluster.start(everybody)
-            figure("all killed and started again at once, in", time.monotonic() - started, "s", RESTART_S)
-            last = await since(time.monotonic(), cluster, everybody)
-            figure("the same, from the last start to all known", last, "s", MEET_S)
+            begun = time.monotonic()
+            figure("all killed and begun again at once, in", begun - started, "s", RESTART_S)
+            figure("the same, known everywhere after another", await since(begun, cluster, everybody), "s", MEET_S)
+            spent(everybody)
 
             started = time.monotonic()
             for number, member in enumerate(everybody, 1):
                 await member.stop(signal.SIGKILL)
                 await member.start()
                 await asyncio.sleep(max(0.0, started + PACED_S * number / nodes - time.monotonic()))
-            figure("all killed and started again, one after another, in", time.monotonic() - started, "s", RESTART_S)
-            last = await since(time.monotonic(), cluster, everybody)
-            figure("the same, from the last start to all known", last, "s", MEET_S)
-            spent_s = sum(member.cpu_s() for member in everybody)
-            figure("CPU of all of them for that", spent_s, "s")
+            begun = time.monotonic()
+            figure("all killed and begun again, one after another, in", begun - started, "s", RESTART_S)
+            figure("the same, known everywhere after another", await since(begun, cluster, everybody), "s", MEET_S)
+            spent(everybody)
+
+
+def spent(members: list[MemberProcess]) -> None:
+    """What their processes have computed since they began."""
+    spent_s = sum(member.cpu_s() for member in members)
+    figure("CPU of all of them for that", spent_s, "s")
+    figure("what that takes at least on this machine's cores", spent_s / (os.cpu_count() or 1), "s")
 
 
 async def since(started: float, cluster: Processes, asked: list[MemberProcess]) -> float:
