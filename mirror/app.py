@@ -226,7 +226,8 @@ async def create_servers(
             transfers=transfers,
             suspicion=suspicion,
             verify_all=settings.verify == "always",
-        )
+        ),
+        herd.expect,
     )
     authorization = Authorization(SharedTags(registries, claims), policy, clock=time.time, key=secrets.token_bytes(32))
     tags = Tags(pull, authorization, cluster.hearsay, policy, remember=store.remember, clock=time.time)

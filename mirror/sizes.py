@@ -15,24 +15,29 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from mirror.oci import MANIFEST_BYTES_MAX, Digest, InvalidReferenceError, Kind
+from mirror.oci import DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_MANIFEST, Digest, InvalidReferenceError, Kind
 from mirror.source import MemoryBody, read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mirror.oci import Descriptor, Repository
     from mirror.source import Content, Request, Source
 
 SIZES_MAX: Final = 16384
 """Sizes remembered, about 5 MB; the one that was learnt first goes first."""
+_IMAGE_TYPES: Final = (OCI_MANIFEST, DOCKER_MANIFEST)
 
 
 class Sized:
-    """A source whose requests say how large an object has to be, where that is known (`Request.size`)."""
+    """A source whose requests say how large an object has to be, where that is known (`Request.size`).
 
-    def __init__(self, source: Source) -> None:
+    `expect` is told what a client will ask for next: what the manifest of an image lists.
+    """
+
+    def __init__(self, source: Source, expect: Callable[[Request, Iterable[Digest]], None]) -> None:
         self._source = source
+        self._expect = expect
         self._sizes: OrderedDict[tuple[Repository, Digest], int] = OrderedDict()
 
     async def resolve(self, request: Request) -> Descriptor:
@@ -45,12 +50,15 @@ class Sized:
         content = await self._source.open(replace(request, size=size))
         if request.kind is Kind.MANIFEST and content.positions and not content.partial and content.origin != "store":
             data = await read_all(content.body, MANIFEST_BYTES_MAX)
-            self._learn(request.repository, data)
+            sizes = dict(listed_sizes(data))
+            self._learn(request.repository, sizes)
+            if content.descriptor.media_type in _IMAGE_TYPES:
+                self._expect(request, sizes)
             content.body = MemoryBody(data)
         return content
 
-    def _learn(self, repository: Repository, manifest: bytes) -> None:
-        for digest, size in listed_sizes(manifest):
+    def _learn(self, repository: Repository, sizes: dict[Digest, int]) -> None:
+        for digest, size in sizes.items():
             self._sizes.pop((repository, digest), None)
             self._sizes[repository, digest] = size
         while len(self._sizes) > SIZES_MAX:

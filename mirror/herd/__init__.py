@@ -5,7 +5,8 @@ fetches. Who leads is said by the object's *coordinator*: the member that the re
 first, so that all nodes ask the same one without agreeing on it before. The first that asks it gets the *lease* and
 renews it while its bytes come; all others are told whom to follow. With several zones there is a coordinator in each,
 and the leaders of the zones ask the cluster's: one copy crosses into each zone. A coordinator has soft state only
-(`leases`). When it does not answer, the next in rank is asked, and learns of the lease when it is renewed there.
+(`leases`). When it does not answer, the next in rank is asked, and learns of the lease when it is renewed there. What a
+manifest lists is claimed all at once when a client gets it, and the answers are there when it asks (`expected`).
 
 **Following.** A node streams from another's transfer at whatever offset it has. Each gives a blob to two children at a
 time, and all its blobs together to four; one that is full names its children instead (`mirror.upload_slots`), so the

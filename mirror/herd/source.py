@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mirror.choice import Search
 from mirror.errors import FullError, NotFoundError, NotYetError, OverQuotaError, RefusedError, UnavailableError
 from mirror.floor import below_floor
+from mirror.herd.expected import Expected
 from mirror.herd.leases import PATIENCE_S
 from mirror.herd.words import (
     NAMES_MAX,
@@ -28,6 +29,7 @@ from mirror.herd.words import (
     Scope,
     Small,
     Wait,
+    object_name,
 )
 from mirror.oci import SMALL_BYTES_MAX, Descriptor
 from mirror.pieces import moved
@@ -131,6 +133,7 @@ class Herd:
         self._upstream = upstream
         self._index = index
         self._claims = claims
+        self._expected = Expected(claims)
         self._pace = pace
         self._closed: dict[str, float] = {}  # registries that are not to be asked before some time
         self._rng = random.Random()  # noqa: S311 - spreads load
@@ -139,6 +142,14 @@ class Herd:
     def crowded(self, digest: Digest) -> bool:
         """Whether so few have the object that those who fetch it should give it to others meanwhile."""
         return 2 * len(self._index.holders(digest)) <= self._claims.roster().size
+
+    def expect(self, request: Request, digests: Iterable[Digest]) -> None:
+        """A client got a manifest by this request, and is about to ask for these, which it lists."""
+        scope = Scope.ZONE if self._claims.roster().zoned else Scope.CLUSTER
+        names = (
+            object_name(request.repository.registry, digest) for digest in digests if not self._index.holders(digest)
+        )
+        self._expected.expect(Claim(scope, name, known=request.authorization is not None) for name in names)
 
     async def resolve(self, request: Request) -> Descriptor:
         """Describe an object; this costs upstream little."""
@@ -149,7 +160,7 @@ class Herd:
         if request.range is not None and (request.range.last is not None or request.range.suffix is not None):
             return await self._alone.open(request)
         quest = _Quest(
-            f"{request.repository.registry} {request.digest}",
+            object_name(request.repository.registry, request.digest),
             request.range.first if request.range else 0,
             asyncio.get_running_loop().time(),
             request.authorization is not None,
@@ -194,7 +205,7 @@ class Herd:
                 await self._stay_away(rest_s, request, quest, registry=True)
                 continue
             scope = Scope.CLUSTER if beyond else Scope.ZONE
-            verdict = await self._claims.claim(self._claim(scope, quest))
+            verdict = await self._expected.claim(self._claim(scope, quest))
             quest.absent.clear()
             if isinstance(verdict, Lead) and scope is Scope.ZONE and not verdict.escape:
                 quest.leases[scope] = self._claims.hold(scope, quest.object, quest.offset)

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 
 from mirror.elements import content_key
 from mirror.errors import UnavailableError
-from mirror.herd.words import NAMES_MAX, Part, read_part
+from mirror.herd.words import NAMES_MAX, Part, object_name, read_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -84,7 +84,7 @@ class Parts:
         part = Part(
             held=self.node.holds(content_key(digest)),
             readers=tuple(islice(readers, NAMES_MAX)),
-            leaders=tuple(self.leaders(f"{registry} {digest}")),
+            leaders=tuple(self.leaders(object_name(registry, digest))),
         )
         for transfer in (each for _, each in self.transfers if each.content.descriptor.digest == digest):
             part.size = transfer.size
@@ -129,7 +129,7 @@ class HerdWatch:
 
     async def _look(self, registry: str, digest: Digest) -> dict[str, Any]:
         roster, path = self._cluster.roster(), f"{PATH}?{urlencode({'digest': digest, 'registry': registry})}"
-        key = f"{registry} {digest}".encode()
+        key = object_name(registry, digest).encode()
         holders = (holder.target.name for holder in islice(self._cluster.holders(digest), HOLDERS_ASKED_MAX))
         parts: dict[str, Part | None] = {self._me.name: self._own_part(registry, digest)}
         first = chain(_named(parts.values()), roster.in_cluster(key), roster.in_zone(key), holders)

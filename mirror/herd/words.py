@@ -8,11 +8,15 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Any, Final, get_type_hints
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import orjson
 
 from mirror.oci import SMALL_BYTES_MAX
+
+if TYPE_CHECKING:
+    from mirror.oci import Digest
 
 NAME_CHARACTERS_MAX: Final = 4096
 NAMES_MAX: Final = 256
@@ -187,6 +191,11 @@ _QUESTIONS: Final = {kind.__name__: kind for kind in (Claim, Renewal, Release, L
 _VERDICTS: Final = {kind.__name__: kind for kind in (Lead, Follow, Wait, Probe, Closed, Given, Seen, Noted)}
 
 
+def object_name(registry: str, digest: Digest) -> str:
+    """What an object is called among members: what is in flight is shared in the name of one registry only."""
+    return f"{registry} {digest}"
+
+
 def write(message: Question | Look | Verdict) -> bytes:
     """A message as bytes."""
     return orjson.dumps([type(message).__name__, asdict(message)], default=_bytes_out)
@@ -228,12 +237,17 @@ def _read_as(kind: Any, value: object) -> Any:
     """The value as a dataclass; fields that are not known are ignored."""
     if not isinstance(value, dict):
         raise ValueError(f"{kind.__name__} is an object")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     read = {each.name: _field(hints[each.name], value[each.name]) for each in fields(kind) if each.name in value}
     try:
         return kind(**read)
     except TypeError:
         raise ValueError(f"a {kind.__name__} lacks a field") from None
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _field(hint: Any, value: Any) -> Any:  # noqa: PLR0911 - a table

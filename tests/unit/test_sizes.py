@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from mirror import sizes
 from mirror.errors import UnavailableError
-from mirror.oci import OCI_MANIFEST, OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository
+from mirror.oci import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    OCTET_STREAM,
+    ByteRange,
+    Descriptor,
+    Digest,
+    Kind,
+    Repository,
+)
 from mirror.registries import Endpoint, Registries
 from mirror.sizes import Sized, listed_sizes
 from mirror.source import Content, MemoryBody, Request, read_all
@@ -37,6 +49,7 @@ class Source:
     """Has a manifest, and notes of which size the objects have to be that it is asked for."""
 
     origin: str = "upstream"
+    media_type: str = OCI_MANIFEST
     sizes: list[int | None] = field(default_factory=list)
 
     async def resolve(self, request: Request) -> Descriptor:
@@ -47,12 +60,16 @@ class Source:
         data = MANIFEST if request.kind is Kind.MANIFEST else b"some bytes"
         positions = request.range.resolve(len(data)) if request.range else range(len(data))
         body = MemoryBody(data[positions.start : positions.stop])
-        return Content(Descriptor(OCI_MANIFEST, request.digest, len(data)), positions, body, self.origin)
+        return Content(Descriptor(self.media_type, request.digest, len(data)), positions, body, self.origin)
+
+
+def ignore(request: Request, digests: Iterable[Digest]) -> None:
+    """What is asked for next is nobody's business here."""
 
 
 async def test_what_a_manifest_lists_has_to_have_that_size_in_its_repository() -> None:
     source = Source()
-    sized = Sized(source)
+    sized = Sized(source, ignore)
     await sized.open(asked(LAYER))
     manifest = await sized.open(asked(Digest.of(MANIFEST), Kind.MANIFEST))
     assert await read_all(manifest.body, len(MANIFEST)) == MANIFEST
@@ -61,9 +78,19 @@ async def test_what_a_manifest_lists_has_to_have_that_size_in_its_repository() -
     assert source.sizes == [None, None, SIZE, 7, None]
 
 
+@pytest.mark.parametrize("media_type", [OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX, DOCKER_LIST])
+async def test_what_an_image_lists_is_expected_next(media_type: str) -> None:
+    expected: list[tuple[Request, list[Digest]]] = []
+    sized = Sized(Source(media_type=media_type), lambda request, digests: expected.append((request, list(digests))))
+    request = asked(Digest.of(MANIFEST), Kind.MANIFEST)
+    await sized.open(request)
+    is_image = media_type in (OCI_MANIFEST, DOCKER_MANIFEST)
+    assert expected == ([(replace(request, size=None), [CONFIG, LAYER])] if is_image else [])
+
+
 async def test_a_part_of_a_manifest_says_nothing() -> None:
     source = Source()
-    sized = Sized(source)
+    sized = Sized(source, ignore)
     await sized.open(asked(Digest.of(MANIFEST), Kind.MANIFEST).in_part(ByteRange(0, 9)))
     await sized.open(asked(LAYER))
     assert source.sizes == [None, None]
@@ -72,7 +99,7 @@ async def test_a_part_of_a_manifest_says_nothing() -> None:
 async def test_only_so_many_sizes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "SIZES_MAX", 1)
     source = Source()
-    sized = Sized(source)
+    sized = Sized(source, ignore)
     await sized.open(asked(Digest.of(MANIFEST), Kind.MANIFEST))
     await sized.open(asked(CONFIG))
     await sized.open(asked(LAYER))

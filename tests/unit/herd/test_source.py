@@ -14,6 +14,7 @@ from mirror.choice import Holder, Search
 from mirror.errors import NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
 from mirror.herd import Claims, Coordinator, Herd, Pace, Unshared
 from mirror.herd.claims import YOUNG_S
+from mirror.herd.expected import EXPECTED_S
 from mirror.herd.leases import STRANDED_S
 from mirror.herd.roster import Place, Roster
 from mirror.herd.source import HOLD_S
@@ -178,6 +179,59 @@ def test_one_goes_upstream_and_the_others_follow_it() -> None:
         contents = await asyncio.gather(*(town.pull(each.name) for each in town.places))
         assert len(town.registry.opened) == 1
         assert sorted(content.origin for content in contents) == ["peer"] * 3 + ["upstream"]
+
+    play(scene)
+
+
+def test_what_a_client_is_about_to_ask_for_is_claimed_at_once() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "a-3"])
+        leading, following = town.herd("a-1"), town.herd("a-2")
+        for herd in (leading, following):
+            herd.expect(LARGE_REQUEST, [LARGE_REQUEST.digest, SMALL_REQUEST.digest])
+            await asyncio.sleep(0.1)
+        assert len(town.claims) == 4
+        content = await leading.open(LARGE_REQUEST)
+        town.giving.add("a-1")
+        reading = asyncio.create_task(read_all(content.body, len(DATA)))
+        assert (await following.open(LARGE_REQUEST)).holder == "a-1"
+        assert len(town.claims) == 4
+        await reading
+
+    play(scene)
+
+
+def test_a_claim_is_waited_for_that_is_on_its_way() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "a-3"])
+        herd = town.herd("a-1")
+        herd.expect(LARGE_REQUEST, [LARGE_REQUEST.digest])
+        assert (await herd.open(LARGE_REQUEST)).origin == "upstream"
+        assert len(town.claims) == 1
+
+    play(scene)
+
+
+def test_a_lease_for_which_no_client_comes_is_given_back() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "a-3"])
+        town.herd("a-1").expect(LARGE_REQUEST, [LARGE_REQUEST.digest])
+        await asyncio.sleep(0.1)
+        began = asyncio.get_running_loop().time()
+        assert (await town.pull("a-2")).origin == "upstream"
+        assert EXPECTED_S / 2 < asyncio.get_running_loop().time() - began < EXPECTED_S + 2.0
+        assert town.registry.opened == ["a-2"]
+
+    play(scene)
+
+
+def test_what_somebody_holds_is_not_claimed() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2"])
+        town.holding = {"a-2"}
+        town.herd("a-1").expect(LARGE_REQUEST, [LARGE_REQUEST.digest])
+        await asyncio.sleep(0.1)
+        assert not town.claims
 
     play(scene)
 
