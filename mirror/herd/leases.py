@@ -204,6 +204,10 @@ class Leases:
                 return
             case End.REFUSED:
                 known.refused_until = now + REFUSED_S
+                if known.lease.offset:
+                    # It was the most advanced. One far behind would make all who are further wait, or escape.
+                    known.contest_since = now
+                    known.contenders = {member: known.lease.offset}
             case End.CLOSED:
                 if not self._close(member, release, known, now):
                     known.contest_since = now

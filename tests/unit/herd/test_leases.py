@@ -266,6 +266,30 @@ def test_a_refusal_lets_one_that_is_known_lead_and_others_probe_a_few_at_a_time(
     assert desk.claim("dan") == Follow("eve")
 
 
+def test_when_the_most_advanced_is_refused_one_that_is_as_far_leads_and_not_the_next_that_comes() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.release("ann", End.LOST)
+    assert Lead() in desk.contest("bob", offset=9)
+    desk.release("bob", End.REFUSED)
+    for _ in range(3):
+        assert desk.claim("cyd", offset=5, known=True) == Wait(AGAIN_S)
+        desk.wait(AGAIN_S)
+    assert desk.claim("dan", offset=9, known=True) == Lead()
+    assert desk.claim("cyd", offset=5, known=True) == Follow("dan")
+
+
+def test_when_the_most_advanced_is_refused_and_nobody_is_as_far_another_one_leads() -> None:
+    desk = Desk()
+    desk.claim("ann", offset=9)
+    desk.release("ann", End.REFUSED)
+    assert desk.claim("bob", offset=5, known=True) == Wait(AGAIN_S)
+    desk.wait(2 * CONTEST_S + DOUBTED_S + 2 * AGAIN_S)
+    assert desk.claim("bob", offset=5, known=True) == Wait(AGAIN_S)
+    desk.wait(AN_INSTANT_S)
+    assert desk.claim("bob", offset=5, known=True) == Lead()
+
+
 def test_a_refusal_is_forgotten() -> None:
     desk = Desk()
     desk.claim("ann")
