@@ -26,8 +26,11 @@ CONNECT_S: Final = 1.0
 HANDSHAKE_S: Final = 2.0
 """For TLS on top of it: a round trip, and the other side's signature."""
 SILENCE_S: Final = 3.0
-"""How long a peer may take to answer with its first bytes, and how long it may be silent after them. A stopped
-process still accepts connections (its kernel does), so this is what finds it out."""
+"""How long a peer may take to answer with its first bytes, and under TLS be silent after them. A stopped process still
+accepts connections (its kernel does), so this is what finds it out."""
+BODY_SILENCE_S: Final = 15.0
+"""How long a plain body may be silent: its giver may wait for bytes itself, and if it were left so would be all below
+it. One that is stopped, or holds back what it has, is left much sooner by whoever watches it (`mirror.floor`)."""
 READ_BYTES: Final = 16 * 1024
 """How much is asked for while a head is read. What comes of the body with it goes through Python."""
 CHUNK_BYTES: Final = 256 * 1024
@@ -126,7 +129,7 @@ class PlainConnection:
 
     async def body(self, length: int) -> AsyncGenerator[Piece, None]:
         """All of it as one piece."""
-        piece = SocketPiece(self._socket, length, SILENCE_S)
+        piece = SocketPiece(self._socket, length, BODY_SILENCE_S)
         yield piece
         self.failure = piece.failure
 

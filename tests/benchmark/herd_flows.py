@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirror.errors import UnavailableError
-from mirror.peer_connection import SILENCE_S
+from mirror.peer_connection import BODY_SILENCE_S
 from mirror.pieces import Piece, SocketPiece
 from mirror.transfer import Bell
 
@@ -165,7 +165,7 @@ class Network:
                 flow.taken.grown.ring()
             if flow.whole:
                 self.end(flow)
-        elif now - flow.progressed_at > SILENCE_S and flow.taker.downlink:
+        elif now - flow.progressed_at > BODY_SILENCE_S and flow.taker.downlink:
             self.end(flow, "it is silent")
 
 
@@ -205,7 +205,7 @@ class FlowBody:
         """One piece, as a peer's connection gives it."""
         flow = self._flow
         connection: Any = FlowSocket(self._network, flow)
-        piece = SocketPiece(connection, flow.given.size - flow.begun_at, SILENCE_S)
+        piece = SocketPiece(connection, flow.given.size - flow.begun_at, BODY_SILENCE_S)
         yield piece
         if piece.sent < piece.length:
             raise UnavailableError(flow.failure or "it was given up")

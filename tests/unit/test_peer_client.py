@@ -210,7 +210,7 @@ async def test_a_bad_answer_is_of_no_use(answer: bytes, monkeypatch: pytest.Monk
 
 
 async def test_a_peer_that_is_silent_in_the_middle_of_a_body_has_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_connection, "SILENCE_S", 0.2)
+    monkeypatch.setattr(peer_connection, "BODY_SILENCE_S", 0.2)
     async with peer(GOOD[:-1]) as server, client() as http:
         with pytest.raises(UnavailableError, match="silent"):
             await read(await get(http, server))
