@@ -10,7 +10,11 @@ registry is Debian's docker-registry with Bearer tokens. Counted is what leaves 
 runtimes that fell back to it.
 
 Baseline: without a mirror every node takes one copy from the registry. Times are in units of F/u, the time that the
-image takes over one link. Needs root and the lab's tools.
+image takes over one link.
+
+`--kill-leaders` crashes whole nodes, a sixth of that time apart, each the one that has fetched most; each comes back
+and pulls anew. `--kill-coordinator` kills an agent for good, and its runtime goes on without it. Needs root and the
+lab's tools.
 """
 
 from __future__ import annotations
@@ -20,13 +24,14 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
 from mirror.herd.roster import Place, Roster
+from mirror.herd.words import object_name
 from tests.benchmark.figures import figure, quantile
 from tests.integration.agents import CLIENT_PORT, READY_TIMEOUT_S, ROOT, ROUTER_PORT, Agent, eventually
 from tests.lab import Lab, Login
@@ -115,6 +120,45 @@ async def limit(node: Node, mbit: int) -> None:
     await node.run("tc", "qdisc", "add", "dev", "eth0", *rate)
 
 
+@dataclass
+class Pulls:
+    """Every node's pull; one that crashed begins anew when its agent and its runtime are there again."""
+
+    registry: Registry
+    image: Image
+    runtimes: Sequence[Node]
+    start_at: float
+    notes: Counter[str] = field(default_factory=Counter)
+    running: dict[str, asyncio.Task[float]] = field(default_factory=dict)
+
+    def begin(self, node: Node) -> None:
+        """Pull at `start_at`, or now if that is over."""
+        self.running[node.name] = asyncio.create_task(self._pull(node, max(time.time(), self.start_at)))
+
+    async def _pull(self, node: Node, start_at: float) -> float:
+        """How long after the start of all pulls this one ended."""
+        if node in self.runtimes:
+            took = await pull_runtime(node, self.registry, self.image, start_at)
+        else:
+            took = await pull_client(node, self.registry, self.image, start_at, self.notes)
+        return start_at - self.start_at + took
+
+    async def crash(self, agent: Agent) -> None:
+        """The node loses its agent, its runtime and its pull, and comes back, with what its store had whole."""
+        node = agent.node
+        self.running[node.name].cancel()
+        await asyncio.wait([self.running[node.name]])
+        await agent.process.kill()
+        if node in self.runtimes:
+            await node.containerd.kill()
+            await node.start()
+        await agent.start(PULL_S_MAX)
+        self.begin(node)
+
+    async def results(self) -> list[float]:
+        return list(await asyncio.gather(*self.running.values()))
+
+
 async def herd(
     nodes: Sequence[Node],
     runtimes: Sequence[Node],
@@ -124,42 +168,34 @@ async def herd(
     options: Options,
 ) -> tuple[list[float], Counter[str]]:
     """Pull everywhere at the same moment; how long each took, and what clients noticed."""
-    start_at = time.time() + 5 + len(nodes) / 10
-    notes: Counter[str] = Counter()
-    async with asyncio.TaskGroup() as tasks:
-        pulls = [
-            tasks.create_task(
-                pull_runtime(node, registry, image, start_at)
-                if node in runtimes
-                else pull_client(node, registry, image, start_at, notes)
-            )
-            for node in nodes
-        ]
-        await asyncio.sleep(start_at - time.time())
-        await disturb(agents, registry, image, options)
-    return [pull.result() for pull in pulls], notes
+    pulls = Pulls(registry, image, runtimes, time.time() + 5 + len(nodes) / 10)
+    for node in nodes:
+        pulls.begin(node)
+    await asyncio.sleep(pulls.start_at - time.time())
+    await disturb(agents, pulls, options)
+    return await pulls.results(), pulls.notes
 
 
-async def disturb(agents: Sequence[Agent], registry: Registry, image: Image, options: Options) -> None:
+async def disturb(agents: Sequence[Agent], pulls: Pulls, options: Options) -> None:
+    registry, image = pulls.registry, pulls.image
     largest = max(image.layers().items(), key=lambda entry: entry[1])[0]
-    key = f"{registry.name} {largest}"
     if options.kill_coordinator:
         await asyncio.sleep(2)
         places = [Place(agent.node.name, "") for agent in agents]
-        name = Roster(places[0], places[1:]).in_cluster(key.encode())[0]
-        print(f"killing {name}, which coordinates the largest layer", flush=True)
+        name = Roster(places[0], places[1:]).in_cluster(object_name(registry.name, largest).encode())[0]
+        print(f"killing the agent of {name}, which coordinates the largest layer", flush=True)
         await next(agent for agent in agents if agent.node.name == name).process.kill()
-    killed: list[Agent] = []
+    crashing: list[tuple[Agent, asyncio.Task[None]]] = []
     for _ in range(options.kill_leaders):
         await asyncio.sleep(image.size() * 8 / options.mbit / MEGABYTE / 6)
+        crashed = [agent for agent, _ in crashing]
         fetched = [
-            (await agent.metric("skvaller_upstream_bytes_total"), agent) for agent in agents if agent not in killed
+            (await agent.metric("skvaller_upstream_bytes_total"), agent) for agent in agents if agent not in crashed
         ]
         leader = max(fetched, key=lambda entry: entry[0])[1]
-        print(f"killing {leader.node.name}, which leads", flush=True)
-        await leader.process.kill()
-        await leader.process.start()  # as a supervisor does
-        killed.append(leader)
+        print(f"{leader.node.name}, which leads, crashes", flush=True)
+        crashing.append((leader, asyncio.create_task(pulls.crash(leader))))
+    await asyncio.gather(*(crash for _, crash in crashing))
 
 
 async def pull_runtime(node: Node, registry: Registry, image: Image, start_at: float) -> float:
