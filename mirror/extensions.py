@@ -9,8 +9,9 @@ of `http.response.body`. The answer must have a Content-Length, and a last `http
   give nothing although the client would take it).
 
 In either case `send` returns when all bytes are with the kernel, and raises one of the errors below otherwise. After
-`EndedEarlyError` the answer is whole up to there and can go on from another source. The entry of `SPLICE` has a
-function `moved`: how many bytes of the message under way are with the kernel.
+`EndedEarlyError` the answer is whole up to there and can go on from another source. The entry of `SPLICE` has two
+functions: `moved`, how many bytes of the message under way are with the kernel, and `keeps_up`, whether the client has
+taken all that it was given, the last of it just now.
 """
 
 from __future__ import annotations

@@ -3,13 +3,15 @@
 Beyond that many, each further upload would only slow the others down. The peer is told so at once (503), with the names
 of others to ask: first those that this node gives the same blob to, since they can pass it on while it comes; so a herd
 forms a tree, two children to a node and blob, and the slots of a node for all its blobs together spread it over all
-nodes. Who has waited gets a slot beyond that: nobody starves because others are slow. Whoever this node itself has the
-blob from gets a 404 at once, before it waits for what it would have to give itself. A 429 is never given: runtimes
-repeat it at once. Manifests are small and need no slot.
+nodes. A node of which each reader takes at once all that it gives has room for more than that, and gets one more every
+few seconds. Who has waited gets a slot beyond that too: nobody starves because others are slow. Whoever this node
+itself has the blob from gets a 404 at once, before it waits for what it would have to give itself. A 429 is never
+given: runtimes repeat it at once. Manifests are small and need no slot.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import orjson
 
 from mirror.errors import Code
+from mirror.extensions import SPLICE
 from mirror.load import ALTERNATIVES_HEADER, ALTERNATIVES_MAX, LOAD_HEADER, WAITED_HEADER, Load, write_names
 from mirror.oci import Digest, InvalidDigestError
 from mirror.trail import READER_HEADER, read_member
@@ -32,6 +35,8 @@ children a large herd takes about `k` times as long as one upload."""
 WAIT_S: Final = 3.0
 """Who has waited so long may have one slot more than others, after twice that two, and so on. Shorter waits make the
 slots mean less in a slow network; longer ones bring its nodes nearer to the time when they go upstream on their own."""
+RAISE_S: Final = 3.0
+"""So long after the last newcomer it is known how much the readers get beside each other."""
 ANSWERS_MAX: Final = 64
 """More than this, or than there are slots, are not given at a time, however long the wait and in however many parts."""
 FAR_CHILDREN_MAX: Final = 1
@@ -79,7 +84,8 @@ class UploadSlots:
         self._slots = slots
         self._surroundings = surroundings
         self._rng = random.Random()  # noqa: S311 - spreads load
-        self._answers = 0
+        self._answers: list[Callable[[], bool]] = []  # whether each reader keeps up
+        self._admitted_at = float("-inf")
         self._children: dict[Digest, list[str]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,19 +103,23 @@ class UploadSlots:
             return
         others = self._others(digest, child, children)
         further = child != "" and child in children  # a part, of a blob that it is given already
-        full = self._answers >= max(ANSWERS_MAX, self._slots) or (not further and uploads >= self._slots + beyond)
+        spare = self._has_room()
+        full = not (further or spare) and uploads >= self._slots + beyond
+        full |= len(self._answers) >= max(ANSWERS_MAX, self._slots)
         spared = not beyond and others and self._surroundings.slow()
-        if full or spared or self._enough(children, child, beyond):
+        if full or spared or self._enough(children, child, beyond, spare=spare):
             self._observer.refused("slots")
             await _refuse(send, Code.UNAVAILABLE, "all upload slots are taken", load, others)
             return
-        self._answers += 1
+        keeps_up = scope.get("extensions", {}).get(SPLICE, {}).get("keeps_up", _unknown)
+        self._answers.append(keeps_up)
+        self._admitted_at = asyncio.get_running_loop().time()
         self._children.setdefault(digest, []).append(child)
         self._observer.uploading(self._uploads())
         try:
             await self._app(scope, receive, _telling(load, send))
         finally:
-            self._answers -= 1
+            self._answers.remove(keeps_up)
             self._children[digest].remove(child)
             if not self._children[digest]:
                 del self._children[digest]
@@ -119,13 +129,18 @@ class UploadSlots:
         """How many slots are taken: one for each blob and member that has it, in however many parts."""
         return sum(len({*children} - {""}) + children.count("") for children in self._children.values())
 
-    def _enough(self, children: Sequence[str], child: str, beyond: int) -> bool:
+    def _has_room(self) -> bool:
+        """Whether each reader still gets all that there is to give, some time after the last newcomer."""
+        since_s = asyncio.get_running_loop().time() - self._admitted_at
+        return since_s >= RAISE_S and all(keeps_up() for keeps_up in self._answers)
+
+    def _enough(self, children: Sequence[str], child: str, beyond: int, *, spare: bool) -> bool:
         """Whether a blob has as many readers as it may. Who is one already may have further parts of it."""
         if child in children:
             return False
         near, members = self._surroundings.near, set(children)
         far = not near(child) and sum(not near(each) for each in members) >= FAR_CHILDREN_MAX
-        return len(members) >= CHILDREN_MAX + beyond or far
+        return far or (len(members) >= CHILDREN_MAX + beyond and not spare)
 
     def _others(self, digest: Digest, child: str, children: Sequence[str]) -> list[str]:
         """Whom to ask instead: the children of this node in random order, so that their trees grow alike."""
@@ -135,6 +150,11 @@ class UploadSlots:
             *named,
             *(name for name in self._surroundings.alternatives(digest) if name != child and name not in named),
         ]
+
+
+def _unknown() -> bool:
+    """Whether a reader keeps up of whom the server does not tell: as if it did not."""
+    return False
 
 
 def _blob(scope: Scope) -> Digest | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import os
 import socket
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
@@ -42,6 +43,12 @@ UNSENT_BYTES_MAX: Final = 512 * 1024
 """How much the kernel takes for a connection ahead of what it can send. Clients that fetch parallel ranges ask for
 "from here to the end" and hang up when they have their part: what was taken ahead of them, up to 4 MiB (tcp_wmem),
 crossed the network for nothing. A connection that is never short of bytes is not slower for it."""
+JUST_NOW_MS: Final = 500
+"""A client to which nothing was sent for longer says nothing of how much it could take."""
+_UNACKED_AT: Final = 24
+_LAST_SENT_AT: Final = 44
+_NOTSENT_AT: Final = 144
+"""Where these are in TCP_INFO (linux/tcp.h, since 4.6), each in four bytes."""
 _CYCLE: Final = frozenset(
     [
         "scope",
@@ -112,10 +119,20 @@ class ZeroCopyProtocol(LimitedProtocol):
         """Offer the extensions; under TLS the bytes must pass through the process to be encrypted."""
         super().on_message_begin()
         if self.scheme == "http":
-            self.scope["extensions"] = {ZERO_COPY_SEND: {}, SPLICE: {"moved": self._moved}}
+            self.scope["extensions"] = {ZERO_COPY_SEND: {}, SPLICE: {"moved": self._moved, "keeps_up": self._keeps_up}}
 
     def _moved(self) -> int:
         return 0 if self._mover is None else self._mover.sent
+
+    def _keeps_up(self) -> bool:
+        try:
+            info = self._client().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _NOTSENT_AT + 4)
+            unacknowledged, last_sent_ms, not_sent = (
+                struct.unpack_from("=I", info, at)[0] for at in (_UNACKED_AT, _LAST_SENT_AT, _NOTSENT_AT)
+            )
+        except (OSError, struct.error):  # closed just now, or the kernel does not tell
+            return False
+        return not (unacknowledged or not_sent) and last_sent_ms <= JUST_NOW_MS
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         cycle.transport = _Output(cycle.transport)  # type: ignore[assignment]

@@ -18,6 +18,7 @@ from gossip import UnansweredError
 from mirror.choice import Holder, Standing
 from mirror.content_response import SOURCE_HEADER
 from mirror.errors import SourceError, UnavailableError
+from mirror.extensions import SPLICE
 from mirror.herd import Claims, Coordinator, Herd, Pace
 from mirror.herd.roster import Place, Roster
 from mirror.load import LINEAGE_HEADER, write_names
@@ -144,6 +145,7 @@ class Wire:
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
             "range": headers.get("Range", "bytes=0-"),
             "exchange": exchange,
+            "extensions": {SPLICE: {"keeps_up": asked.link.keeps_up}},
         }
         await asyncio.sleep(ROUND_TRIP_S / 2)
         if asked.dead:

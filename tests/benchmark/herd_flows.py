@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from mirror.errors import UnavailableError
 from mirror.peer_connection import BODY_SILENCE_S
@@ -24,6 +24,8 @@ from mirror.transfer import Bell
 END_BYTES = 1.0
 """Less than this is nothing: the rounding of floating point numbers."""
 
+SPARE_MIN: Final = 0.1
+"""A link that is used more has a queue."""
 _NOTHING_WAITS = socket.socketpair()
 
 
@@ -39,6 +41,12 @@ class Link:
     flows: list[Flow] = field(default_factory=list)
     """Those that it gives."""
     room: float = 0.0
+    spare: float = 0.0
+    """Which part of the uplink was not used of late."""
+
+    def keeps_up(self) -> bool:
+        """Whether its takers get all that there is, as the giver's kernel says (see `mirror.extensions`)."""
+        return SPARE_MIN < self.spare < 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -153,6 +161,7 @@ class Network:
             if len(unsated) == len(wanting):
                 break
             wanting = unsated
+        giver.spare = room / (giver.uplink * self.step_s) if giver.uplink else 0.0
 
     def _move(self, flow: Flow, now: float) -> None:
         if flow.grant > 0:

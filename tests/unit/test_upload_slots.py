@@ -12,9 +12,12 @@ from dataclasses import replace
 import aiohttp
 import pytest
 from starlette.middleware import Middleware
+from starlette.types import Message, Receive, Scope, Send
 
+from mirror import upload_slots
 from mirror.choice import Holder, Standing
 from mirror.errors import UnavailableError
+from mirror.extensions import SPLICE
 from mirror.load import (
     ALTERNATIVES_HEADER,
     ALTERNATIVES_MAX,
@@ -99,6 +102,51 @@ async def test_a_node_that_was_found_slow_sends_newcomers_to_others_if_there_are
             assert answer.status == 200
         async with node(store, metrics, slow=True) as url, session.get(blob(url)) as answer:
             assert answer.status == 200
+
+
+async def test_a_node_whose_readers_all_keep_up_gives_to_one_more_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upload_slots, "RAISE_S", 0.05)
+    keeps_up, ended = False, asyncio.Event()
+
+    async def holding(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await ended.wait()
+
+    surroundings = Surroundings(lambda digest: [], lambda digest: [], lambda name: True, lambda: False)
+    slots = UploadSlots(holding, Metrics().face("peer"), SLOTS, surroundings)
+
+    async def status(child: str) -> int:
+        answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answered.set_result(message["status"])
+
+        async def receive() -> Message:
+            raise NotImplementedError
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": f"/v2/lib/app/blobs/{DIGEST}",
+            "headers": [(READER_HEADER.lower().encode(), child.encode())],
+            "extensions": {SPLICE: {"keeps_up": lambda: keeps_up}},
+        }
+        tasks.append(asyncio.create_task(slots(scope, receive, send)))
+        return await answered
+
+    tasks: list[asyncio.Task[None]] = []
+    assert [await status(name) for name in ("ann", "bob", "cyd")] == [200, 200, 503]
+    await asyncio.sleep(0.1)
+    assert await status("cyd") == 503
+    keeps_up = True
+    assert [await status(name) for name in ("cyd", "dan")] == [200, 503]
+    await asyncio.sleep(0.1)
+    assert await status("dan") == 200
+    ended.set()
+    await asyncio.gather(*tasks)
 
 
 async def test_a_full_node_says_503_with_its_load_and_names_others() -> None:

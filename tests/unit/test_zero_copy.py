@@ -83,11 +83,13 @@ class App:
     silence_s: float = 5.0
     errors: list[ClientGoneError | EndedEarlyError] = field(default_factory=list)
     running: int = 0
+    keeps_up: Callable[[], bool] = lambda: False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.running += 1
         try:
             assert {ZERO_COPY_SEND, SPLICE} <= scope["extensions"].keys()
+            self.keeps_up = scope["extensions"][SPLICE]["keeps_up"]
             await {"/file": self.send_file, "/socket": self.send_socket, "/hello": self.send_hello}[scope["path"]](send)
         except (ClientGoneError, EndedEarlyError) as error:
             self.errors.append(error)
@@ -229,6 +231,19 @@ async def test_a_client_that_reads_only_the_beginning_costs_little_more_than_tha
         await until(lambda: not app.running)
     # What asyncio's reader and the kernel's buffer on this side take is not asked for, but taken.
     assert 0 < app.errors[0].sent < zero_copy.UNSENT_BYTES_MAX + MEGABYTE
+
+
+async def test_it_is_told_whether_a_client_keeps_up(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zero_copy, "JUST_NOW_MS", 60_000)
+    async with serving(app) as url, client(url, 65536) as http:
+        await http.ask(request("/file"))
+        length = int((await http.head())["content-length"])
+        await until(lambda: app.running > 0)
+        assert not app.keeps_up()
+        await http.reader.readexactly(length)
+        await until(app.keeps_up)
+        monkeypatch.setattr(zero_copy, "JUST_NOW_MS", -1)
+        assert not app.keeps_up()
 
 
 @pytest.mark.parametrize("path", ["/file", "/socket"])
