@@ -16,6 +16,7 @@ import struct
 import sys
 import termios
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from mirror.intake import GATHER_S
@@ -36,15 +37,26 @@ SAMPLE_S: Final = 0.5
 TAKEN_S: Final = 2 * GATHER_S
 """Within this time it does, unless it is slow: bytes are gathered for half of it."""
 
-Judge = Callable[[float, int], Awaitable[bool]]
-"""Whether a source is to be left that gives so many bytes a second, and is at this position of the object."""
+
+class Rating(Enum):
+    """What is thought of a source."""
+
+    FAIR = auto()
+    SLOW = auto()
+    """Others do better; but it lives, and may be the best there is in a moment."""
+    HOPELESS = auto()
+    """It is below the floor rate, and does not say why."""
+
+
+Judge = Callable[[float, int], Awaitable[Rating]]
+"""What is thought of a source that gives so many bytes a second, and is at this position of the object."""
 
 _BYTES_RECEIVED_AT: Final = 128
 
 
-async def below_floor(rate: float, _position: int) -> bool:
+async def below_floor(rate: float, _position: int) -> Rating:
     """The judge of those that nothing more is known of."""
-    return rate < FLOOR_BYTES_S
+    return Rating.HOPELESS if rate < FLOOR_BYTES_S else Rating.FAIR
 
 
 @contextlib.contextmanager
@@ -60,11 +72,12 @@ def watched(connection: socket.socket, position: int, judge: Judge) -> Iterator[
 class Watch:
     """Looks at a connection from time to time; `left` once it was found too slow, and shut down.
 
-    `hopeless` tells that it was below the floor rate then: anything else is better.
+    `rating` is the last one.
     """
 
     def __init__(self, connection: socket.socket, position: int, judge: Judge) -> None:
-        self.left = self.hopeless = False
+        self.left = False
+        self.rating = Rating.FAIR
         self._connection = connection
         self._position = position
         self._judge = judge
@@ -91,9 +104,9 @@ class Watch:
                 return
             if not reader_is_slow:
                 rate, position = (received - before) / (now - since), self._position + received - began_with
-                found_slow = found_slow + 1 if await self._judge(rate, position) else 0
+                self.rating = await self._judge(rate, position)
+                found_slow = 0 if self.rating is Rating.FAIR else found_slow + 1
                 if found_slow == LOOKS:
-                    self.hopeless = rate < FLOOR_BYTES_S
                     self._leave()
                     return
             before, since = received, now

@@ -7,7 +7,7 @@ from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import CorruptError, NoSourceLeftError, SourceError, UnavailableError
-from mirror.floor import below_floor, watched
+from mirror.floor import Rating, below_floor, watched
 from mirror.oci import ByteRange
 from mirror.pieces import SocketPiece, moved
 from mirror.trail import What
@@ -69,7 +69,7 @@ class ResumingBody:
                 log.warning("%s broke off at byte %d: %s", self._request.digest, position, error)
                 if watch is not None and watch.left:
                     self._request.trail.note(What.STALLED, self._content.origin, self._holder)
-                    if not watch.hopeless:
+                    if watch.rating is Rating.SLOW:
                         self._slow.add(self._holder)
                 await self._body.aclose()
                 self._body = await self._reopen(position, stop)

@@ -35,8 +35,8 @@ RENEW_S: Final = 0.4
 """How often a leader renews its lease."""
 RENEWED_S: Final = 5.0
 """How long a lease holds that is not renewed: a leader that stalls for less is left in peace."""
-DOUBTED_S: Final = 1.2
-"""The same after a follower said that the leader is gone: three renewals. They share the leader's link with all that it
+DOUBTED_S: Final = 2.0
+"""The same after a follower said that the leader is gone: five renewals. They share the leader's link with all that it
 gives, and some are late."""
 GONE_S: Final = 2.5
 """The same when gossip has it that the leader is gone: what it says of its life is late as well."""

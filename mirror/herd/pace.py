@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TIMES: Final = 4.0
 """A giver is left when others give so many times as much. In a healthy herd they do not differ by more than two.
 Raising it keeps nodes with slow networks above others; lowering it makes herds restless."""
+AHEAD_BYTES: Final = 1_000_000
+"""So much more than its taker a giver may have without holding anything back: it is in buffers between them."""
 SLOW_S: Final = 10.0
 """How long a node that was found too slow sends newcomers to others."""
 
@@ -49,7 +51,7 @@ class Pace:
 
     def too_slow(self, look: Look) -> bool:
         """Whether one that takes from this node is to leave it."""
-        holds_back = self._ahead(look.object, look.position) > look.rate * LOOK_S
+        holds_back = self._ahead(look.object, look.position) > look.rate * LOOK_S + AHEAD_BYTES
         pace = max(self.bytes_s, look.pace)
         slow = holds_back and look.rate < (pace / TIMES if pace else FLOOR_BYTES_S)
         if slow:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mirror.choice import Search
 from mirror.errors import FullError, NotFoundError, NotYetError, OverQuotaError, RefusedError, UnavailableError
-from mirror.floor import below_floor
+from mirror.floor import Rating, below_floor
 from mirror.herd.expected import Expected
 from mirror.herd.leases import PATIENCE_S
 from mirror.herd.words import (
@@ -180,15 +180,17 @@ class Herd:
             quest.end(End.LOST)
             raise
         if content.origin == "peer":
-            content.judge = partial(self._too_slow, content.holder, quest.object)
+            content.judge = partial(self._judge, content.holder, quest.object)
         return _led(content, quest)
 
-    async def _too_slow(self, holder: str, object_name: str, rate: float, position: int) -> bool:
-        """Whether to leave a peer. One that does not even say is left below the floor rate."""
+    async def _judge(self, holder: str, object_name: str, rate: float, position: int) -> Rating:
+        """What a peer says of itself; one that does not answer is judged by the floor rate."""
         pace = self._pace.bytes_s
         self._pace.note(rate)
         slow = await self._claims.look(holder, Look(object_name, position, rate, pace))
-        return await below_floor(rate, position) if slow is None else slow
+        if slow is None:
+            return await below_floor(rate, position)
+        return Rating.SLOW if slow else Rating.FAIR
 
     async def _find(self, request: Request, quest: _Quest) -> Content:
         while quest.waited_s() < HOLD_S:

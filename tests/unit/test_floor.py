@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from mirror import floor
-from mirror.floor import below_floor, watched
+from mirror.floor import Rating, below_floor, watched
 from mirror.intake import GATHER_S
 from tests.serving import HOST
 
@@ -62,8 +62,9 @@ async def read_for(connection: socket.socket, seconds: float, pause_s: float = 0
 
 async def test_a_source_below_the_floor_is_shut_down() -> None:
     async with receiving(1000, 0.02) as connection:
-        with watched(connection, 0, below_floor):
+        with watched(connection, 0, below_floor) as watch:
             assert not await read_for(connection, 2)
+            assert watch.rating is Rating.HOPELESS
 
 
 async def test_a_source_whose_bytes_are_gathered_is_shut_down_too() -> None:
@@ -100,14 +101,15 @@ async def test_what_is_over_is_watched_no_more() -> None:
 async def test_the_judge_is_told_the_rate_and_the_position() -> None:
     judged: list[tuple[float, int]] = []
 
-    async def judge(rate: float, position: int) -> bool:
+    async def judge(rate: float, position: int) -> Rating:
         judged.append((rate, position))
-        return len(judged) >= 2
+        return Rating.SLOW if len(judged) >= 2 else Rating.FAIR
 
     async with receiving(100_000, 0.02) as connection:
         with watched(connection, 1_000_000_000, judge) as watch:
             assert not await read_for(connection, 2)
             assert watch.left
+            assert watch.rating is Rating.SLOW
     positions = [position for _, position in judged]
     assert 1_000_000_000 < positions[0] < positions[1] < positions[2]
     assert len(positions) == 3
@@ -115,9 +117,9 @@ async def test_the_judge_is_told_the_rate_and_the_position() -> None:
 
 
 async def test_one_bad_moment_is_forgiven() -> None:
-    judged = itertools.cycle([True, False])
+    judged = itertools.cycle([Rating.SLOW, Rating.FAIR])
 
-    async def judge(_rate: float, _position: int) -> bool:
+    async def judge(_rate: float, _position: int) -> Rating:
         return next(judged)
 
     async with receiving(100_000, 0.02) as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mirror.floor import FLOOR_BYTES_S
 from mirror.herd import Pace
-from mirror.herd.pace import SLOW_S
+from mirror.herd.pace import AHEAD_BYTES, SLOW_S
 from mirror.herd.words import Look
 
 MEGABYTE = 1e6
@@ -36,6 +36,11 @@ def test_a_giver_is_left_when_others_gave_its_taker_much_more() -> None:
 def test_a_giver_that_only_waits_itself_is_not_left() -> None:
     assert not Giver(MEGABYTE, pace=60 * MEGABYTE).is_left(10 * MEGABYTE)
     assert not Giver(0.0, pace=60 * MEGABYTE).is_left(0.0)
+
+
+def test_what_is_in_buffers_on_its_way_is_not_held_back() -> None:
+    assert not Giver(AHEAD_BYTES, pace=60 * MEGABYTE).is_left(0.0)
+    assert Giver(AHEAD_BYTES + 1, pace=60 * MEGABYTE).is_left(0.0)
 
 
 def test_in_a_slow_network_nobody_is_left() -> None:
