@@ -183,11 +183,11 @@ class Herd:
             content.judge = partial(self._judge, content.holder, quest.object)
         return _led(content, quest)
 
-    async def _judge(self, holder: str, object_name: str, rate: float, position: int) -> Rating:
+    async def _judge(self, holder: str, name: str, rate: float, position: int) -> Rating:
         """What a peer says of itself; one that does not answer is judged by the floor rate."""
         pace = self._pace.bytes_s
         self._pace.note(rate)
-        slow = await self._claims.look(holder, Look(object_name, position, rate, pace))
+        slow = await self._claims.look(holder, Look(name, position, rate, pace))
         if slow is None:
             return await below_floor(rate, position)
         return Rating.SLOW if slow else Rating.FAIR
