@@ -54,8 +54,8 @@ CLOSED_S_MAX: Final = 120.0
 """A registry is asked again after so long, whatever it said."""
 PATIENCE_S: Final = 15.0
 """How long a client may have waited before it is let go upstream on its own."""
-STRANDED_S: Final = 4.0
-"""The same for one that cannot follow a leader that others can."""
+STRANDED_S: Final = 8.0
+"""The same for one that cannot follow a leader that others can: it did not answer twice, for `SILENCE_S` each."""
 UNANSWERED_MAX: Final = 2
 """So many members find that the registry does not answer before the others are told, and leave it alone as long as
 their clients would wait."""
