@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from mirror.pipes import Pipe
 
-WINDOW_BYTES: Final = 2 * 1024 * 1024
-"""The most that is moved in one turn of the event loop: 0.2 to 0.4 ms. More delays everybody else on the loop; half of
-it costs a tenth more CPU per byte, for after each window the interpreter's own code has to come back into the cache."""
+WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""The most that is moved in one turn of the event loop, which only a client that is as fast takes: 0.3 to 0.6 ms. More
+delays everybody else on the loop; half of it costs a tenth more CPU per byte, for after each window the interpreter's
+own code has to come back into the cache."""
 STALL_S: Final = 60.0
 """How long a client may take nothing; runtimes pause for seconds while they unpack."""
 DISK_S: Final = 10.0
