@@ -5,7 +5,8 @@
 500 requests a second over 200 connections (an open loop); beside them nothing, a 1 GB blob from the disk cache, or one
 that comes from the disk each time. All take turns. nginx is measured too, and the mirror while nginx sends the cold
 blob: what that costs is the machine's share, since the mirror's process then has nothing to do with the disk.
-Needs root, gcc and nginx.
+The clients have a core of their own, so that what is measured is not their wait for a processor.
+Needs root, gcc, nginx and two cores.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 
 from mirror.oci import Digest
 from tests.benchmark.measure import (
+    APART,
+    BESIDE,
     GIGABYTE,
     RUN_S,
     Report,
@@ -49,7 +52,7 @@ class ColdDownloads:
     """
 
     def __init__(self, client: Path, server: Server, path: str, file: Path) -> None:
-        self._command: list[str | Path] = [client, "1", "1", str(server.port), path]
+        self._command: list[str | Path] = [*BESIDE, client, "1", "1", str(server.port), path]
         self._file = file
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -87,7 +90,8 @@ def downloading(client: Path, server: Server, path: str) -> Iterator[None]:
 
 def measure(client: Path, each: Server, path: str) -> tuple[float, float, float]:
     """The median, the 99th percentile and the maximum, in milliseconds."""
-    command: list[str | Path] = [client, str(CONNECTIONS), str(REQUESTS_PER_S), str(SECONDS), str(each.port), path]
+    numbers = map(str, (CONNECTIONS, REQUESTS_PER_S, SECONDS, each.port))
+    command: list[str | Path] = [*APART, client, *numbers, path]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=RUN_S).stdout
     p50, p99, longest = map(float, output.split())
     return p50, p99, longest

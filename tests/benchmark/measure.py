@@ -32,6 +32,11 @@ GIGABYTE = 10**9
 MEGABYTE = 10**6
 START_S = 20.0
 RUN_S = 60.0
+APART = ("taskset", "--cpu-list", str(max(os.sched_getaffinity(0))))
+"""In front of a client that measures latency: it stays on one core. When all cores are busy, it would else wait for the
+end of a server's time slice, some milliseconds, whoever the server is."""
+BESIDE = (*APART, "nice", "-n", "19")
+"""In front of a client that makes load while another one measures: on the same core, which it leaves to that one."""
 _INSIDE = "SKVALLER_BENCHMARK_NAMESPACE"
 
 
@@ -184,7 +189,8 @@ class Figures:
 
 def download_endlessly(client: Path, server: Server, path: str) -> subprocess.Popen[bytes]:
     """Keep one connection of a server busy until the process is ended."""
-    return subprocess.Popen([client, "1", "1000000", str(server.port), path], stdout=subprocess.DEVNULL)
+    command = [*BESIDE, client, "1", "1000000", str(server.port), path]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
 def download(client: Path, server: Server, path: str, connections: int, downloads: int) -> tuple[float, float]:
