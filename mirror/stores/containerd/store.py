@@ -142,9 +142,9 @@ class ContainerdStore:
     async def _manifest(self, digest: Digest) -> tuple[Descriptor, bytes]:
         """A manifest with its bytes, which are verified: they are few, and a power cut can leave an empty file."""
         data = await self._content.read(digest, MANIFEST_BYTES_MAX)
-        if not await asyncio.to_thread(digest.matches, data):
+        matches, media_type = await asyncio.to_thread(lambda: (digest.matches(data), manifest_media_type(data)))
+        if not matches:
             raise CorruptError(f"the file of {digest} has other bytes; remove it with `ctr content rm`")
-        media_type = await asyncio.to_thread(manifest_media_type, data)
         if media_type is None:
             raise NotFoundError(f"{digest} is not a manifest")
         return Descriptor(media_type, digest, len(data)), data
