@@ -44,8 +44,9 @@ CHECK_S: Final = 0.5
 TICK_S_MIN: Final = 0.05
 """What is due within so short a time is done together."""
 HELPERS: Final = 3
-HELP_SHARE: Final = 0.8
-"""Of the probe's time-out after which a helper says that it got no answer; the rest is for its word to arrive."""
+HELP_SHARE: Final = 0.5
+"""Of the probe's time-out after which a helper says that it got no answer; the rest is for the request and its word to
+arrive, on connections that may have to be made first."""
 DRAWN_MAX: Final = 100
 """Among so many members, drawn by lot, helpers are looked for; then among the neighbours. They may all be gone."""
 RELAYS_MAX: Final = 64
