@@ -130,7 +130,7 @@ async def test_a_node_whose_readers_all_keep_up_gives_to_one_more_after_a_while(
         scope = {
             "type": "http",
             "method": "GET",
-            "path": f"/v2/lib/app/blobs/{DIGEST}",
+            "path": f"/v2/lib/app/blobs/{Digest.of(child.encode())}",
             "headers": [(READER_HEADER.lower().encode(), child.encode())],
             "extensions": {SPLICE: {"keeps_up": lambda: keeps_up}},
         }
