@@ -4,6 +4,10 @@ The product's decisions over a model of the network: of the product run, as they
 with its `Leases`, `Roster`, `Peers` with `Standing`, `ResumingBody` and `UploadSlots`. Played are the clock, the bytes
 (`herd_flows`), what lies between `Peers` and `UploadSlots` (HTTP), gossip (what is known of deaths and of holders, and
 how late), the transfers, the runtimes, and the registry.
+
+How far it is from the truth: thirty real agents, one of which had the image, took 2.0 F/u
+(`python -m tests.benchmark.herd --warm`; eight layers, one of them half of all), where this says 1.6 for eight equal
+layers and 2.0 for a single one. So real herds take up to a quarter longer.
 """
 
 from __future__ import annotations
