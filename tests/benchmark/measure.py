@@ -189,7 +189,7 @@ class Figures:
 
 def download_endlessly(client: Path, server: Server, path: str) -> subprocess.Popen[bytes]:
     """Keep one connection of a server busy until the process is ended."""
-    command = [*BESIDE, client, "1", "1000000", str(server.port), path]
+    command: list[str | Path] = [*BESIDE, client, "1", "1000000", str(server.port), path]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
