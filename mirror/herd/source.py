@@ -53,6 +53,9 @@ HOLD_S: Final = 19.0
 25 s after which the client is sent elsewhere."""
 STARVED_S: Final = 3.0
 """How long a node waits for a source in its own zone before it looks beyond."""
+FULL_S: Final = 9.0
+"""The same where somebody in the zone has it and no slot free: there will be one for who waits (`mirror.upload_slots`),
+and what crosses into the zone meanwhile it would have had anyway."""
 LOST_S: Final = 2.0
 """How long a member that broke off is not asked again by the same request."""
 PAUSE_S: Final = 0.1
@@ -109,6 +112,7 @@ class _Quest:
     leases: dict[Scope, Lease] = field(default_factory=dict)
     failure: UnavailableError | None = None
     soon: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
+    full: bool = False  # for a slot
 
     def lose(self, names: Iterable[str]) -> None:
         """These broke off or do not answer; after some seconds they are as good as others again."""
@@ -196,7 +200,8 @@ class Herd:
         while quest.waited_s() < HOLD_S:
             quest.lose(())
             roster = self._claims.roster()
-            beyond = not roster.zoned or Scope.ZONE in quest.leases or quest.waited_s() > STARVED_S
+            starved = quest.waited_s() > (FULL_S if quest.full else STARVED_S)
+            beyond = not roster.zoned or Scope.ZONE in quest.leases or starved
             if content := await self._from_holders(request, quest, roster, beyond=beyond):
                 return content
             if quest.soon and quest.waited_s() < PATIENCE_S:
@@ -233,7 +238,7 @@ class Herd:
     async def _from(
         self, holders: Sequence[Holder], request: Request, quest: _Quest, *, zone: str | None
     ) -> Content | None:
-        quest.soon = False
+        quest.soon = quest.full = False
         if not holders:
             return None
         search = Search(zone, quest.waited_s())
@@ -244,6 +249,7 @@ class Herd:
         except UnavailableError as error:
             quest.failure = UnavailableError(str(error))  # whoever waits here is not told to come back in a moment
             quest.soon = isinstance(error, FullError | NotYetError)
+            quest.full = isinstance(error, FullError)
             return None
         finally:
             quest.lose(search.lost)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from mirror.choice import Holder, Search
-from mirror.errors import NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
+from mirror.errors import FullError, NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
 from mirror.herd import Claims, Coordinator, Herd, Pace, Unshared
 from mirror.herd.claims import YOUNG_S
 from mirror.herd.expected import EXPECTED_S
 from mirror.herd.leases import STRANDED_S
 from mirror.herd.roster import Place, Roster
-from mirror.herd.source import HOLD_S
+from mirror.herd.source import FULL_S, HOLD_S, STARVED_S
 from mirror.herd.words import Claim, read_question
 from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
 from mirror.peer_mac import Target
@@ -95,6 +95,8 @@ class Givers:
             if holder.target.name in self.town.giving:
                 descriptor = Descriptor(OCTET_STREAM, request.digest, len(DATA))
                 return Content(descriptor, range(len(DATA)), Slow(), "peer", holder.target.name, zone=holder.zone)
+            if holder.target.name in self.town.full:
+                raise FullError(())
             if holder.target.name not in opening:
                 search.absent.add(holder.target.name)
         raise NotFoundError("nobody gives it")
@@ -109,6 +111,7 @@ class Town:
         self.opening: set[str] = set()
         self.giving: set[str] = set()
         self.holding: set[str] = set()
+        self.full: set[str] = set()
         self.asked: list[tuple[str, str | None]] = []
         self.claims: list[Claim] = []
         self.places = [Place(name, name.partition("-")[0]) for name in names]
@@ -339,6 +342,20 @@ def test_one_copy_crosses_into_each_zone() -> None:
         crossed = [name for name, content in zip(names, contents, strict=True) if content.zone not in ("", name[0])]
         assert len(crossed) == 2
         assert len({name[0] for name in crossed}) == 2
+
+    play(scene)
+
+
+@pytest.mark.parametrize(("seconds", "beyond"), [(STARVED_S + 2, False), (FULL_S + 2, True)])
+def test_a_slot_in_the_own_zone_is_waited_for_before_the_same_bytes_cross_again(seconds: float, beyond: bool) -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "b-1"])
+        town.holding = town.full = {"a-1"}
+        pulling = asyncio.create_task(town.herd("a-2").open(LARGE_REQUEST))
+        await asyncio.sleep(seconds)
+        town.full, town.giving = set(), {"a-1"}
+        assert (await pulling).holder == "a-1"
+        assert (("a-1", None) in town.asked) is beyond
 
     play(scene)
 
