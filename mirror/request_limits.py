@@ -142,13 +142,18 @@ class LimitedProtocol(HttpToolsProtocol):
         """Say what is wrong with the request and close; uvicorn calls it whatever that is."""
         status, word = self._refusal or (HTTPStatus.BAD_REQUEST, "malformed")
         self._count(word)
-        if not (self.is_answering and self.cycle.response_started):  # else it would stand in the middle of the answer
+        if not self._has_answered():  # else it would stand in the middle of the answer, or be a second one
             body = status.phrase.encode()
             head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: text/plain\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         if self.cycle is not None:
             self.cycle.disconnected = True
         self.transport.close()
+
+    def _has_answered(self) -> bool:
+        """Whether the answer to what comes now has begun: it may be complete before the request is."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and cycle.response_started and (cycle.more_body or not cycle.response_complete)
 
     def _refuse(self, status: HTTPStatus, word: str) -> None:
         """Leave the parser, which then fails, whereupon `send_400_response` is called."""

@@ -214,6 +214,8 @@ async def test_an_application_asks_that_of_another_member() -> None:
         three.answer_with(lambda _name, payload: bytes([payload[0]]) if payload else payload[1:] + bytes([999]))
         assert await one.ask("node1", b"hello", WAIT_S) == b"node0 says hello"
         assert await two.ask("node1", b"me", WAIT_S) == b"node1 says me", "a node may ask itself"
+        # Of what waits for a connection to be made some is dropped.
+        assert await one.ask("node2", b"!", WAIT_S) == b"!"
         answers = await asyncio.gather(*(one.ask("node2", bytes([number]), WAIT_S) for number in range(100)))
         assert answers == [bytes([number]) for number in range(100)]
         with pytest.raises(UnansweredError, match="node2 did not answer"):
