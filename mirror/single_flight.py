@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import CorruptError, NotFoundError, NotYetError, OverQuotaError, UnavailableError
+from mirror.herd.words import object_name
 from mirror.oci import ByteRange, Digest
 from mirror.resuming import resuming
 from mirror.transfer import Transfer
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 PENDING_S: Final = 2.0
 """How long a peer waits for the first bytes of a transfer before it is told that they are still to come; less than
-`mirror.peer_client.SILENCE_S`."""
+`mirror.peer_connection.SILENCE_S`."""
 
 Key = tuple[str, "Kind", Digest]
 
@@ -70,7 +71,7 @@ class Transfers:
     def ahead(self, name: str, position: int) -> float:
         """How many bytes came beyond a position of an object, named as `registry digest`; no end when it is whole."""
         for (registry, _, digest), transfer in self._transfers.items():
-            if f"{registry} {digest}" == name and transfer.written < transfer.size:
+            if object_name(registry, digest) == name and transfer.written < transfer.size:
                 return transfer.written - position
         return float("inf")
 

@@ -4,7 +4,7 @@ Bytes go out in *turns*, each a part of a piece. A turn is booked at the time wh
 and waited for until then, so nobody queues and no uploader has a thread or a task of its own. All who upload book turns
 of the same size, one at a time, and so have the same share; what one of them cannot take is left to the others. The
 more there are the smaller their turns, so that none waits so long that its peer takes it for dead
-(`mirror.peer_client.SILENCE_S`).
+or for slow (`mirror.floor`).
 """
 
 from __future__ import annotations
