@@ -195,6 +195,8 @@ asyncio.run(main())
             try:
                 await until(lambda: names(node, b"key99") == ["node1"] and node.gauges().members_normal == 1)
                 await until(lambda life=life: node.counters.rebases == life)  # type: ignore[misc]
+                # Its end is noticed at once by who listens to it; it may have been known by its requests alone.
+                await until(lambda: node._replica.membership.linked["node1"].sequence > 0)
                 epochs.append(node.holders(b"key99")[0].epoch.counter)
             finally:
                 process.send_signal(signal.SIGKILL)
