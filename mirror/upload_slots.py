@@ -3,10 +3,11 @@
 Beyond that many, each further upload would only slow the others down. The peer is told so at once (503), with the names
 of others to ask: first those that this node gives the same blob to, since they can pass it on while it comes; so a herd
 forms a tree, two children to a node and blob, and the slots of a node for all its blobs together spread it over all
-nodes. A node of which each reader gets all that there is has one slot more every few seconds; not for the same blob,
-since its readers would then get less from whoever is behind. Who has waited gets a slot beyond that too: nobody starves
-because others are slow. Whoever this node itself has the blob from gets a 404 at once, before it waits for what it
-would have to give itself. A 429 is never given: runtimes repeat it at once. Manifests are small and need no slot.
+nodes. A node of which each reader gets all that there is has one slot more every few seconds; for the same blob only
+when it has that from no other node. In the middle of a tree a reader more would get nothing that it does not get below,
+and when the node gets more itself, all its readers would share that. Who has waited gets a slot beyond that too: nobody
+starves because others are slow. Whoever this node itself has the blob from gets a 404 at once, before it waits for what
+it would have to give itself. A 429 is never given: runtimes repeat it at once. Manifests are small and need no slot.
 """
 
 from __future__ import annotations
@@ -98,15 +99,17 @@ class UploadSlots:
             return
         child, beyond = _child(scope), int(_waited_s(scope) / WAIT_S)
         children = self._children.get(digest, [])
-        if child in self._surroundings.lineage(digest):
+        lineage = self._surroundings.lineage(digest)
+        if child in lineage:
             await _refuse(send, Code.BLOB_UNKNOWN, "the blob comes from the member that asks for it", load)
             return
         others = self._others(digest, child, children)
         further = child != "" and child in children  # a part, of a blob that it is given already
-        full = not further and uploads >= self._slots + beyond and not self._has_room()
+        spare = self._has_room()
+        full = not further and uploads >= self._slots + beyond and not spare
         full |= len(self._answers) >= max(ANSWERS_MAX, self._slots)
         spared = not beyond and others and self._surroundings.slow()
-        if full or spared or self._enough(children, child, beyond):
+        if full or spared or self._enough(children, child, beyond, spare=spare and not lineage):
             self._observer.refused("slots")
             await _refuse(send, Code.UNAVAILABLE, "all upload slots are taken", load, others)
             return
@@ -133,13 +136,13 @@ class UploadSlots:
         since_s = asyncio.get_running_loop().time() - self._admitted_at
         return since_s >= RAISE_S and all(keeps_up() for keeps_up in self._answers)
 
-    def _enough(self, children: Sequence[str], child: str, beyond: int) -> bool:
+    def _enough(self, children: Sequence[str], child: str, beyond: int, *, spare: bool) -> bool:
         """Whether a blob has as many readers as it may. Who is one already may have further parts of it."""
         if child in children:
             return False
         near, members = self._surroundings.near, set(children)
         far = not near(child) and sum(not near(each) for each in members) >= FAR_CHILDREN_MAX
-        return len(members) >= CHILDREN_MAX + beyond or far
+        return far or (len(members) >= CHILDREN_MAX + beyond and not spare)
 
     def _others(self, digest: Digest, child: str, children: Sequence[str]) -> list[str]:
         """Whom to ask instead: the children of this node in random order, so that their trees grow alike."""

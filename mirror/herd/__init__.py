@@ -10,9 +10,9 @@ manifest lists is claimed all at once when a client gets it, and the answers are
 
 **Following.** A node streams from another's transfer at whatever offset it has. Each gives a blob to two children at a
 time, and all its blobs together to four; one that is full names its children instead (`mirror.upload_slots`), so the
-herd forms a tree for each blob by itself, and the trees lie across each other. There are more than four while each
-child gets all that there is, and more than either for those who have waited. Who follows tells from whom its bytes come
-(its *lineage*), so that nobody follows itself.
+herd forms a tree for each blob by itself, and the trees lie across each other. There are more while each child gets
+all that there is (more than two where the tree begins: at holders and leaders), and for those who have waited. Who
+follows tells from whom its bytes come (its *lineage*), so that nobody follows itself.
 
 **Leaving.** A follower tells its giver now and then how much it gets, and leaves one that holds back what it has while
 others give much more (`pace`).
