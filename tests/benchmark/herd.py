@@ -1,7 +1,7 @@
 """A herd: many nodes pull a new image at the same moment, and what that costs the registry and each of them.
 
     python -m tests.benchmark.herd [--nodes N] [--containerds N] [--mbit N] [--layers MB,MB,...] [--spool MB]
-        [--zones N] [--warm] [--kill-leaders N] [--kill-coordinator] [--public] [--json FILE]
+        [--zones N] [--warm] [--kill-leaders N] [--kill-coordinator] [--public] [--json FILE] [--plot FILE]
 
 Real agents, each in a network namespace with a link of `--mbit` in each direction; some nodes have a real containerd,
 which pulls by CRI through a spool of `--spool` MB, the others a client that behaves like one
@@ -32,7 +32,9 @@ import orjson
 
 from mirror.herd.roster import Place, Roster
 from mirror.herd.words import object_name
+from mirror.journal import RECENT_MAX
 from tests.benchmark.figures import figure, quantile
+from tests.benchmark.herd_plot import to_svg
 from tests.integration.agents import CLIENT_PORT, READY_TIMEOUT_S, ROOT, ROUTER_PORT, Agent, eventually
 from tests.lab import Lab, Login
 from tests.lab.process import run
@@ -46,6 +48,8 @@ MEGABYTE = 1_000_000
 LOGIN = Login("alice", "correct horse")
 PULL_S_MAX = 1200.0
 SETTLE_S = 3.0
+GIVEN = ("peer", "peer_in_flight", "upstream")
+"""What the sources of a layer are called that came to a node for its client."""
 
 
 @dataclass
@@ -62,7 +66,7 @@ class Options:
     public: bool = False
 
 
-async def main(options: Options, out: Path | None) -> None:
+async def main(options: Options, out: Path | None, plot: Path | None) -> None:
     async with Lab.open() as lab:
         registry = await lab.add_registry("registry.test", None if options.public else LOGIN)
         runtimes = await lab.add_nodes(options.containerds)
@@ -80,6 +84,9 @@ async def main(options: Options, out: Path | None) -> None:
         result = await report(took, notes, agents, registry, image, options)
         if out is not None:
             out.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+        if plot is not None:
+            unit_s = unit(image, options)
+            plot.write_text(to_svg({f"{options.nodes} agents": [each / unit_s for each in sorted(took)]}))
 
 
 def auth(registry: Registry) -> tuple[str, str] | None:
@@ -107,6 +114,11 @@ async def start(nodes: Sequence[Node], runtimes: Sequence[Node], registry: Regis
             await agent.configure_containerd()
     await asyncio.sleep(SETTLE_S)
     return agents
+
+
+def unit(image: Image, options: Options) -> float:
+    """F/u: for how many seconds the image takes one link."""
+    return image.size() * 8 / options.mbit / MEGABYTE
 
 
 async def limit(node: Node, mbit: int) -> None:
@@ -187,7 +199,7 @@ async def disturb(agents: Sequence[Agent], pulls: Pulls, options: Options) -> No
         await next(agent for agent in agents if agent.node.name == name).process.kill()
     crashing: list[tuple[Agent, asyncio.Task[None]]] = []
     for _ in range(options.kill_leaders):
-        await asyncio.sleep(image.size() * 8 / options.mbit / MEGABYTE / 6)
+        await asyncio.sleep(unit(image, options) / 6)
         crashed = [agent for agent, _ in crashing]
         fetched = [
             (await agent.metric("skvaller_upstream_bytes_total"), agent) for agent in agents if agent not in crashed
@@ -231,7 +243,7 @@ async def report(
     image: Image,
     options: Options,
 ) -> dict[str, object]:
-    unit_s = image.size() * 8 / options.mbit / MEGABYTE
+    unit_s = unit(image, options)
     objects = {str(digest) for digest in image.objects()}
     exchanges = [each for each in registry.exchanges if each.path.rpartition("/")[2] in objects]
     gets = Counter(each.path for each in exchanges if each.method == "GET" and each.status in (200, 206))
@@ -257,6 +269,9 @@ async def report(
         figure("copies between zones", crossed, "", 2.4)
     for note, count in notes.items():
         figure(note, count, "")
+    through = await depths(agents, image)
+    figure("nodes between a node and the origin of its bytes, mean", sum(through) / len(through), "")
+    figure("the same, the most", max(through), "")
     return {
         "options": {name: getattr(options, name) for name in Options.__dataclass_fields__},
         "copies": copies,
@@ -265,16 +280,41 @@ async def report(
         "unit_s": unit_s,
         "took_s": sorted(took),
         "crossed": crossed,
+        "depth_mean": sum(through) / len(through),
+        "depth_max": max(through),
         **roles,
         **notes,
     }
+
+
+async def depths(agents: Sequence[Agent], image: Image) -> list[int]:
+    """Through how many nodes each layer came to each node, as the agents that still run tell it.
+
+    A node that left its giver has the one that it came to last. Whoever had the layer whole begins a tree, as the
+    registry does.
+    """
+    givers: dict[tuple[str, str], tuple[str, bool]] = {}  # by node and layer: the giver, and whether it had it whole
+    for agent in [each for each in agents if each.process.running]:
+        told = await agent.probe(f"-/api/pulls?limit={RECENT_MAX}")
+        for pull in reversed(orjson.loads(told.removesuffix("200"))):
+            if pull["face"] == "client" and pull["complete"] and pull["source"] in GIVEN:
+                givers[agent.node.name, pull["digest"]] = pull["holder"], pull["source"] != "peer_in_flight"
+    through = []
+    for digest in map(str, image.layers()):
+        for name in (name for name, layer in givers if layer == digest):
+            passed, giver, whole = 0, *givers[name, digest]
+            while giver and passed < len(agents):
+                passed += 1
+                giver, whole = ("", True) if whole else givers.get((giver, digest), ("", True))
+            through.append(passed)
+    return through
 
 
 async def total(agents: Sequence[Agent], name: str, **labels: str) -> float:
     return sum([await agent.metric(name, **labels) for agent in agents if agent.process.running])
 
 
-def parse() -> tuple[Options, Path | None]:
+def parse() -> tuple[Options, Path | None, Path | None]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     defaults = Options()
     for name in ("nodes", "containerds", "mbit", "spool", "zones", "kill_leaders"):
@@ -283,9 +323,10 @@ def parse() -> tuple[Options, Path | None]:
     for name in ("warm", "kill_coordinator", "public"):
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="draw how many nodes have the image when, as SVG")
     arguments = vars(parser.parse_args())
-    out = arguments.pop("json")
-    return Options(**arguments), out
+    out, plot = arguments.pop("json"), arguments.pop("plot")
+    return Options(**arguments), out, plot
 
 
 if __name__ == "__main__":
