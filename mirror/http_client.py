@@ -146,6 +146,8 @@ def _read_head(request: Request, response: Head) -> tuple[Descriptor, range | No
             raise UnavailableError(f"bytes {first}-{last} of {size} came instead of {request.range}")
         return Descriptor(media_type, request.digest, size), positions, 0
     length = read_length(response)
+    if length is None:  # it comes in chunks, say: then the object has the size that its manifest gives
+        length = request.size
     descriptor = Descriptor(media_type, request.digest, length)
     if request.range is None:
         return descriptor, None if length is None else range(length), 0

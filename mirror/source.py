@@ -215,14 +215,21 @@ async def read_all(body: Body, bytes_max: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        async with aclosing(body.pieces()) as pieces:
-            async for piece in pieces:
-                async with aclosing(read_piece(piece)) as chunks:
-                    async for chunk in chunks:
-                        size += len(chunk)
-                        if size > bytes_max:
-                            raise UnavailableError(f"more than {bytes_max} bytes came")
-                        parts.append(chunk)
+        async with aclosing(read_chunks(body)) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > bytes_max:
+                    raise UnavailableError(f"more than {bytes_max} bytes came")
+                parts.append(chunk)
     finally:
         await body.aclose()
     return b"".join(parts)
+
+
+async def read_chunks(body: Body) -> AsyncGenerator[bytes, None]:
+    """The pieces of a body as chunks of bytes; closing the body is left to the caller. Raises as `Body.pieces` does."""
+    async with aclosing(body.pieces()) as pieces:
+        async for piece in pieces:
+            async with aclosing(read_piece(piece)) as chunks:
+                async for chunk in chunks:
+                    yield chunk

@@ -2,7 +2,8 @@
 
 An object of at most `VERIFY_FIRST_BYTES_MAX` that comes from a peer or a registry is verified before its first byte
 goes to the runtime, so a corrupt source is simply replaced by another one. A larger object streams; the runtime
-verifies it when it commits, as ever.
+verifies it when it commits, as ever. Of a blob whose size neither its source nor its manifest tells, so much is read
+first: it may end within that.
 
 A small blob in flight is hashed where it is put while it comes (`mirror.transfer`), not before: else it would come to
 each node of a herd only when the one before had all of it.
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 from mirror.errors import CorruptError, UnavailableError
 from mirror.oci import MANIFEST_BYTES_MAX, SMALL_BYTES_MAX, Kind
-from mirror.source import MemoryBody, read_all
+from mirror.source import MemoryBody, read_all, read_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from mirror.source import Content, Request
+    from mirror.pieces import Piece
+    from mirror.source import Body, Content, Request
 
 VERIFY_FIRST_BYTES_MAX: Final = 8 * 1000 * 1000
 """Raising it holds more back (memory per request, and time to the first byte) and verifies more."""
@@ -42,17 +44,41 @@ async def open_verified(open_: Callable[[Request], Awaitable[Content]], request:
     content = await open_(request)
     limit = MANIFEST_BYTES_MAX if request.kind is Kind.MANIFEST else VERIFY_FIRST_BYTES_MAX
     size = content.descriptor.size
-    if content.positions == range(0) or (request.kind is Kind.BLOB and (size is None or size > limit)):
+    too_large = size is not None and size > limit
+    if size is None and request.kind is Kind.BLOB:
+        return await _sized_by_reading(content, request, limit)
+    if content.positions == range(0) or (request.kind is Kind.BLOB and too_large):
         return content
     if request.hashes and hashed_on_its_way(request, size):
         return content
-    if size is not None and size > limit:
+    if too_large:
         await content.body.aclose()
         raise UnavailableError(f"a manifest of {size} bytes is above the limit of {limit}")
     if content.positions is not None and len(content.positions) != size:
         await content.body.aclose()
         content = await open_(request.in_part(None))
-    data = await read_all(content.body, limit)
+    return _verified(content, request, await read_all(content.body, limit))
+
+
+async def _sized_by_reading(content: Content, request: Request, limit: int) -> Content:
+    """A blob of which nobody told the size: whether it is small is seen when it ends, or does not."""
+    begun = bytearray()
+    chunks = read_chunks(content.body)
+    try:
+        async for chunk in chunks:
+            begun += chunk
+            if len(begun) > limit:
+                content.body = _BegunBody(bytes(begun), chunks, content.body)
+                return content
+    except BaseException:
+        await chunks.aclose()
+        await content.body.aclose()
+        raise
+    await content.body.aclose()
+    return _verified(content, request, bytes(begun))
+
+
+def _verified(content: Content, request: Request, data: bytes) -> Content:
     if not request.digest.matches(data):
         raise CorruptError(f"{len(data)} bytes from {content.holder or content.origin} are not {request.digest}")
     positions = request.range.resolve(len(data)) if request.range else range(len(data))
@@ -62,3 +88,24 @@ async def open_verified(open_: Callable[[Request], Awaitable[Content]], request:
         positions=positions,
         body=MemoryBody(data[positions.start : positions.stop]),
     )
+
+
+class _BegunBody:
+    """The bytes of a body that was begun to be read: those, and the rest."""
+
+    def __init__(self, begun: bytes, rest: AsyncGenerator[bytes, None], body: Body) -> None:
+        self._begun = begun
+        self._rest = rest
+        self._body = body
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The bytes in order."""
+        begun, self._begun = self._begun, b""
+        yield begun
+        async for chunk in self._rest:
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Release the source."""
+        await self._rest.aclose()
+        await self._body.aclose()

@@ -142,6 +142,40 @@ async def test_wrong_bytes_are_found_out_before_the_first_one_goes_on() -> None:
                 await upstream.open(wanted())
 
 
+async def test_wrong_bytes_of_a_blob_whose_size_is_not_told_are_found_out_as_well() -> None:
+    async with scripted(answering("200 OK", body=b"x" * 100)) as server, upstream_at(server.url) as upstream:
+        for size in (None, 100):
+            with pytest.raises(CorruptError):
+                await upstream.open(wanted(size=size))
+
+
+async def test_a_blob_whose_size_is_not_told_has_that_of_its_manifest() -> None:
+    large = bytes(9_000_000)
+    digest = Digest.of(large)
+    async with scripted(answering("200 OK", body=large)) as server, upstream_at(server.url) as upstream:
+        content = await upstream.open(wanted(digest, size=len(large)))
+        assert (content.descriptor.size, content.positions) == (len(large), range(len(large)))
+        assert await read_all(content.body, len(large)) == large
+        content = await upstream.open(wanted(digest, size=len(large), range=ByteRange.starting_at(8_999_990)))
+        assert content.positions == range(8_999_990, 9_000_000)
+        assert await read_all(content.body, len(large)) == bytes(10)
+        short = await upstream.open(wanted(digest, size=len(large) + 1))
+        with pytest.raises(UnavailableError, match="1 bytes early"):
+            await read_all(short.body, len(large) + 1)
+
+
+async def test_a_blob_of_which_nobody_told_the_size_is_known_when_it_is_small_and_streams_when_it_is_large() -> None:
+    async with scripted(answering("200 OK", body=BLOB)) as server, upstream_at(server.url) as upstream:
+        content = await upstream.open(wanted())
+        assert (content.descriptor.size, content.positions) == (len(BLOB), range(len(BLOB)))
+        assert await read_all(content.body, len(BLOB)) == BLOB
+    large = bytes(9_000_000)
+    async with scripted(answering("200 OK", body=large)) as server, upstream_at(server.url) as upstream:
+        content = await upstream.open(wanted(Digest.of(large)))
+        assert content.positions is None
+        assert await read_all(content.body, len(large)) == large
+
+
 async def test_a_manifest_above_the_limit_is_refused_without_being_read() -> None:
     async def huge(_: Heard, writer: asyncio.StreamWriter) -> None:
         writer.write(f"HTTP/1.1 200 OK\r\n{TYPE}\r\nContent-Length: 10000000\r\n\r\n".encode() + b"x" * 1000)
