@@ -80,7 +80,8 @@ class Encounters:
             return False
         if other.member.status is not Status.ALIVE:
             self._correct(other.member, other.member, now)
-        self.hear(sender.name, now)
+        if not other.disconnected:  # this may have waited here since before the break
+            self.hear(sender.name, now)
         if sender.sequence:
             if other.sequence and sender.sequence > other.sequence + 1:
                 self._counters.gaps += 1

@@ -225,10 +225,17 @@ class Membership:
             self._judge(other, now)
 
     def disconnected(self, name: str, now: float) -> None:
-        """Note that the connection to a member broke: it is ranked last until it is heard again."""
+        """Note that the connection to a member broke: it is ranked last until there is one again, or it is heard."""
         other = self.linked.get(name)
         if other is not None:
             other.disconnected = True
+            self._judge(other, now)
+
+    def connected(self, name: str, now: float) -> None:
+        """Note that there is a connection to a member, perhaps again: what it says from now on comes over that."""
+        other = self.linked.get(name)
+        if other is not None:
+            other.disconnected = False
             self._judge(other, now)
 
     def link(self, name: str, now: float) -> Member:

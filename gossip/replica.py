@@ -162,6 +162,7 @@ class Replica:
     def connected(self, name: str, now: float) -> list[Output]:
         """This node listens to a member from now on, and asks it for what it missed before."""
         if name in self.membership.linked and self._running:
+            self.membership.connected(name, now)
             self._exchange.compare_with(name, now)
         return self._take(now)
 

@@ -271,6 +271,9 @@ class Simulation(Network):
         self.at(self.now + CONNECT_S, partial(self._connected, host, host.life, to.name))
 
     def _connected(self, host: Host, life: int, name: str) -> None:
+        if self.now < host.stalled_until:
+            self.at(host.stalled_until, partial(self._connected, host, life, name))
+            return
         publisher = self._by_port.get(host.listens_to.get(name, 0) + 1)
         if host.life != life or host.replica is None or publisher is None or publisher.replica is None:
             return
@@ -278,8 +281,12 @@ class Simulation(Network):
             self.act(host, host.replica.connected(name, host.clock(self.now)))
 
     def _disconnected(self, host: Host, life: int, name: str) -> None:
-        if host.life == life and host.replica is not None and name in host.listens_to:
-            self.act(host, host.replica.disconnected(name, host.clock(self.now)))
+        if host.life != life or host.replica is None or name not in host.listens_to:
+            return
+        if self.now < host.stalled_until:
+            self.at(host.stalled_until, partial(self._disconnected, host, life, name))
+            return
+        self.act(host, host.replica.disconnected(name, host.clock(self.now)))
 
     def _tick(self, host: Host, life: int, timer_at: float) -> None:
         # Every earlier deadline sets a timer; only the earliest counts.

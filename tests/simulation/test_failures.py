@@ -61,6 +61,23 @@ def test_a_dead_member_is_hidden_everywhere_in_time_and_nobody_else_is(
     assert cluster.replica("node000").set.at(victim)[0] == cluster.replica(victim).me.epoch
 
 
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_what_a_dead_member_said_last_does_not_bring_it_back_when_it_comes_after_the_break(size: int) -> None:
+    cluster = acquainted(size)
+    victim = f"node{size - 1:03}"
+    cluster.stall("node000", 0.3)
+    cluster.add(victim, b"its last word")
+    cluster.run(0.1)
+    cluster.crash(victim)
+    cluster.run(0.3)
+    held = cluster.replica("node000").set.elements(victim)
+    assert b"its last word" in [key for _, key in held]
+    while cluster.views(victim)[0] is not Visibility.HIDDEN:
+        assert cluster.views(victim)[0] is Visibility.LAST
+        cluster.run(0.25)
+    assert cluster.now < 12.0 + CRASH_S
+
+
 def test_a_node_alone_has_nobody_to_suspect() -> None:
     cluster = Simulation(1, ["a"])
     cluster.start("a", [b"key"])

@@ -82,7 +82,7 @@ def test_the_silence_of_one_who_is_not_listened_to_means_nothing() -> None:
     assert visibility(known) is Visibility.NORMAL
 
 
-def test_a_broken_connection_ranks_last_until_the_member_is_heard() -> None:
+def test_a_broken_connection_ranks_last_until_the_member_is_heard_or_there_is_another() -> None:
     known = knowing()
     known.disconnected("ben", 0.1)
     assert visibility(known) is Visibility.NORMAL, "a connection that this node does not have"
@@ -91,6 +91,12 @@ def test_a_broken_connection_ranks_last_until_the_member_is_heard() -> None:
     assert visibility(known) is Visibility.LAST
     known.hear("ben", 0.3)
     assert visibility(known) is Visibility.NORMAL
+    known.disconnected("ben", 0.4)
+    known.connected("ben", 0.5)
+    assert visibility(known) is Visibility.NORMAL
+    known.disconnected("ben", 0.6)
+    known.connected("ben", 4.0)
+    assert visibility(known) is Visibility.LAST, "it has said nothing for too long"
 
 
 def test_a_suspect_is_ranked_last_until_it_refutes() -> None:

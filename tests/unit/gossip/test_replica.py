@@ -14,7 +14,7 @@ from gossip.config import Config
 from gossip.counters import Counters
 from gossip.dissemination import AT_ONCE_MAX, PUBLISHED_BYTES_MAX
 from gossip.exchange import SERVED_MAX
-from gossip.membership import DROP_S, Claim, Member, Status
+from gossip.membership import DROP_S, Claim, Member, Status, Visibility
 from gossip.messages import (
     BUCKETS,
     CLAIMS_PER_MESSAGE_MAX,
@@ -389,6 +389,21 @@ def test_whom_it_listens_to_from_now_on_is_compared_with() -> None:
     replica.connected("ben", 0.1)
     assert [(name, type(message)) for name, message in sent(ticks(replica, 0.1))] == [("ben", Compare)]
     assert sent(replica.connected("unknown", 0.1)) == []
+
+
+def test_after_a_break_an_answer_to_a_ping_or_a_new_connection_counts_and_what_waited_from_before_does_not() -> None:
+    for message, alive in ((Deltas(()), False), (Compare(BEN, bytes(16)), False), (Ack(BEN, 1), True)):
+        replica, _ = knowing_ben()
+        assert replica.disconnected("ben", 0.1) != [], "a ping"
+        say(replica, message, 0.1, sequence=1)
+        assert replica.membership.others["ben"].disconnected is not alive
+        assert ("ben" in replica._detector._probes) is not alive
+    replica, _ = knowing_ben()
+    replica.disconnected("ben", 0.1)
+    replica.connected("ben", 0.2)
+    say(replica, Deltas(()), 0.2, sequence=1)
+    assert replica.membership.others["ben"].visibility is Visibility.NORMAL
+    assert not replica._detector._probes
 
 
 def test_content_of_strangers_and_of_epochs_that_nobody_announced_is_dropped() -> None:
