@@ -61,8 +61,6 @@ UNANSWERED_MAX: Final = 2
 their clients would wait."""
 ESCAPES_S: Final = 2.0
 """The number of escapes allowed doubles after so long: 1, 2, 4 and so on."""
-PROBES_S: Final = 1.0
-"""The same for probes, which cost the registry little: 2, 4, 8 and so on."""
 OBJECTS_MAX: Final = 10_000
 """Objects remembered; the one that was not asked about for longest goes first."""
 OBJECT_IDLE_S: Final = 60.0
@@ -117,7 +115,6 @@ class _Object:
     contest_since: float | None = None
     contenders: dict[str, int] = field(default_factory=dict)
     escapes: Ration = field(default_factory=lambda: Ration(1, ESCAPES_S))
-    probes: Ration = field(default_factory=lambda: Ration(2, PROBES_S))
 
 
 class Leases:
@@ -169,7 +166,7 @@ class Leases:
         if now < known.closed_until:
             return Closed(known.closed_until - now, known.registry_closed)
         if now < known.refused_until and not claim.known:
-            return Probe() if known.probes.take(now) else Wait(AGAIN_S)
+            return Probe()  # at once: each client needs a challenge of its own before it comes with credentials
         if (claim.second or self._young()) and now - known.known_since < GRACE_S:
             return Wait(AGAIN_S)
         orphaned = lease.done_at is None if lease is not None else known.contest_since is not None
