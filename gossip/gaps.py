@@ -50,7 +50,8 @@ class Gaps:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._wants: dict[str, _Want] = {}
-        self._early: dict[str, list[Delta]] = {}
+        self._early: dict[str, dict[tuple[Epoch, int], Delta]] = {}
+        self._early_bytes = 0
 
     def want(self, owner: str, epoch: Epoch, version: int, source: str, now: float) -> None:
         """This version exists, `source` has it, and it is not here."""
@@ -61,20 +62,25 @@ class Gaps:
             want.epoch, want.version = epoch, version
 
     def keep(self, delta: Delta) -> None:
-        """Keep a delta that came too early, if there is room."""
-        early = self._early.setdefault(delta.owner, [])
-        size = sum(content_bytes(kept) for deltas in self._early.values() for kept in deltas)
-        if len(early) < PER_OWNER_MAX and size + content_bytes(delta) <= BYTES_MAX:
-            early.append(delta)
+        """Keep a delta that came too early, if there is room and none that leads as far: each neighbour sends it."""
+        early, at = self._early.setdefault(delta.owner, {}), (delta.epoch, delta.version)
+        if at in early or len(early) == PER_OWNER_MAX:
+            return
+        size = content_bytes(delta)
+        if self._early_bytes + size <= BYTES_MAX:
+            early[at] = delta
+            self._early_bytes += size
 
     def release(self, owner: str) -> list[Delta]:
         """The deltas kept of an owner, which may fit now, in their order; they are not kept any more."""
-        return sorted(self._early.pop(owner, []), key=lambda delta: (delta.epoch, delta.version))
+        early = self._early.pop(owner, {})
+        self._early_bytes -= sum(map(content_bytes, early.values()))
+        return [early[at] for at in sorted(early)]
 
     def forget(self, owner: str) -> None:
         """Nothing of this owner is wanted."""
         self._wants.pop(owner, None)
-        self._early.pop(owner, None)
+        self.release(owner)
 
     def due(self, held: ORSet, members: Container[str], now: float) -> dict[str, list[Standing]]:
         """What to ask for now, by the member to ask; what has come or was asked for too often is given up."""
@@ -108,5 +114,6 @@ class Gaps:
     def check(self, members: Container[str]) -> None:
         """Assert that only members' content is wanted or kept, and the limits."""
         assert all(owner in members for owner in (*self._wants, *self._early))
-        assert all(len(deltas) <= PER_OWNER_MAX for deltas in self._early.values())
-        assert sum(content_bytes(d) for deltas in self._early.values() for d in deltas) <= BYTES_MAX
+        assert all(len(early) <= PER_OWNER_MAX for early in self._early.values())
+        size = sum(content_bytes(delta) for early in self._early.values() for delta in early.values())
+        assert size == self._early_bytes <= BYTES_MAX

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from gossip import codec, overlay
 from gossip.config import Config
 from gossip.counters import Counters
+from gossip.gaps import PER_OWNER_MAX
 from gossip.membership import DROP_S, MEMBERS_MAX, Claim, Member, Status
 from gossip.messages import (
     BUCKETS,
@@ -32,7 +33,7 @@ from gossip.messages import (
     Sender,
     Versions,
 )
-from gossip.or_set import BOTTOM, KEYS_PER_OWNER_MAX, Epoch, ORSet, Snapshot
+from gossip.or_set import BOTTOM, KEYS_PER_OWNER_MAX, Epoch, Interval, ORSet, Snapshot
 from gossip.outputs import Reply
 from gossip.replica import Replica
 from gossip.transfer import Outgoing
@@ -40,7 +41,7 @@ from tests.benchmark.figures import figure
 from tests.steps import outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from gossip.outputs import Output
 
@@ -60,6 +61,7 @@ def main(members: int, keys: int) -> None:
     rng = random.Random(1)
     of_an_owner([rng.randbytes(KEY_BYTES) for _ in range(keys)])
     of_many_members(members)
+    of_a_newcomer(members)
 
 
 def of_an_owner(keys: list[bytes]) -> None:
@@ -114,13 +116,23 @@ def of_many_members(count: int) -> None:
     lives = [cluster(count)[0] for _ in range(LIVES)]
     falling = batches([replace(member, status=Status.DOWN) for member in others[: count // 2]])
     messages = [Members(tuple(map(Claim, batch))) for batch in falling]
-    times = [
-        min(timed(lambda life=life, message=message: hear(life, others[-1], message, FALL_S)) for life in lives)  # type: ignore[misc]
-        for message in messages
-    ]
-    figure("half of them go down: the longest message of records", max(times), "ms", CALL_MS)
+    heard("half of them go down: the longest message of records", lives, others[-1], messages, FALL_S)
     through_time("the minute after that", lives, FALL_S, FALL_S + 60.0)
     through_time("ten minutes later, when their content is dropped", lives, FALL_S + DROP_S, FALL_S + DROP_S + 5.0)
+
+
+def of_a_newcomer(count: int) -> None:
+    """What the changes of many cost one who holds none of their sets, so that each change comes too early."""
+    print(f"a newcomer among {count} members")
+    lives, others = [acquainted(count)[0] for _ in range(LIVES)], acquainted(count)[1]
+    for version in range(2, 2 + PER_OWNER_MAX):
+        changes = [Deltas(tuple(early(member, version) for member in batch)) for batch in batches(others)]
+        heard(f"version {version} of each comes too early: the longest message", lives, others[0], changes, 0.5)
+
+
+def early(member: Member, version: int) -> Interval:
+    """A change for those who hold the version before it."""
+    return Interval(member.name, member.epoch, version - 1, version, ((version, b"key"),), ())
 
 
 def holding(keys: list[bytes]) -> ORSet:
@@ -140,16 +152,22 @@ def filled(adds: tuple[tuple[int, bytes], ...]) -> ORSet:
 
 def cluster(count: int) -> tuple[Replica, list[Member]]:
     """One that knows so many, each of whom holds a key, and them."""
+    replica, others = acquainted(count)
+    for member in others:
+        hear(replica, member, Deltas((Snapshot(member.name, member.epoch, 1, ((1, b"key"),)),)), 0.5)
+    while replica.deadline < 1.0:
+        replica.tick(replica.deadline)
+    return replica, others
+
+
+def acquainted(count: int) -> tuple[Replica, list[Member]]:
+    """One that knows so many, and has none of their sets; and them."""
     rng = random.Random(2)
     replica = Replica(Config("me"), counter=0, rng=rng, counters=Counters())
     replica.start(0.0)
     others = [Member(f"node{number:05}", Epoch(1, number + 1), "192.0.2.1", 1, 2) for number in range(count - 1)]
     for batch in batches(others):
         hear(replica, batch[0], Members(tuple(map(Claim, batch))), 0.5)
-    for member in others:
-        hear(replica, member, Deltas((Snapshot(member.name, member.epoch, 1, ((1, b"key"),)),)), 0.5)
-    while replica.deadline < 1.0:
-        replica.tick(replica.deadline)
     return replica, others
 
 
@@ -211,6 +229,15 @@ def in_steps(
         rounds.append(times)
     figure(f"{what}: the longest of {len(rounds[0])} steps", max(map(min, zip(*rounds, strict=True))), "ms", CALL_MS)
     figure(f"{what}: all steps", min(map(sum, rounds)), "ms")
+
+
+def heard(what: str, lives: list[Replica], source: Member, messages: Sequence[Message], now: float) -> None:
+    """Print the longest of some messages that a replica hears, each at the best of some lives that are the same."""
+    times = [
+        min(timed(lambda life=life, message=message: hear(life, source, message, now)) for life in lives)  # type: ignore[misc]
+        for message in messages
+    ]
+    figure(what, max(times), "ms", CALL_MS)
 
 
 def through_time(what: str, lives: list[Replica], since: float, until: float) -> None:
