@@ -4,7 +4,8 @@
 - What few peers have or none is a transfer (`mirror.transfer`), which this node and others read while it comes
   (`mirror.herd`), and so is what the store keeps as it passes through. Everything else is a plain relay: complete
   holders exist, so whoever comes next needs no copy of it here.
-- An object that breaks off goes on at the same offset from the next source, within the same answer.
+- An object that breaks off goes on at the same offset from the next source, within the same answer; so does one of
+  the store, which is not asked for it again for a while.
 - What is in doubt (`mirror.suspicion`) or always to be verified is hashed on its way, and its end held back.
 
 `Pull` is itself a `Source`, made of others. All is by digest: what a tag means is explained before (`mirror.tags`).
@@ -12,9 +13,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import OrderedDict
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mirror.errors import NotFoundError, SourceError, UnavailableError
 from mirror.herd import Unshared
@@ -30,12 +33,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from mirror.herd import Herd
-    from mirror.oci import Descriptor
+    from mirror.oci import Descriptor, Digest
     from mirror.pieces import Piece
     from mirror.single_flight import Transfers
     from mirror.source import Content, Request, Source
     from mirror.stores import Holdings
     from mirror.suspicion import Suspicion
+
+UNREADABLE_S: Final = 60.0
+"""How long the store is not asked for an object after its file broke off: the client that comes again gets the rest
+from elsewhere. More spares it a bad disk; less comes back sooner to one that only was slow."""
+UNREADABLE_MAX: Final = 1024
+"""Of how many objects that is known; the one that broke off first goes first."""
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +67,7 @@ class Pull:
         self._elsewhere = FirstOf([peers, upstream])
         self._herd = herd
         self._unshared = Unshared(herd)
+        self._beside_store = _BesideStore(self._unshared)
         self._shared = Shared(transfers, herd, self._unshared)
         self._elsewhere_shared = FirstOf([peers, self._shared])
         self._nearby = FirstOf([store, peers])
@@ -82,13 +92,8 @@ class Pull:
 
     async def open(self, request: Request) -> Content:
         """Open an object; see the module's docstring for the order of sources."""
-        try:
-            return await self._store.open(request)
-        except NotFoundError:
-            request.trail.note(What.ABSENT, "store")
-        except SourceError as error:
-            request.trail.note(What.UNAVAILABLE, "store")
-            log.warning("the store cannot give %s: %s", request.digest, error)
+        if (stored := await self._from_store(request)) is not None:
+            return stored
         # What podman and its kin take they keep elsewhere, so it says nothing that this node's store does not get it.
         is_seen = not request.all_or_nothing
         verify = self._verify_all or (is_seen and self._suspicion.doubted(request.digest))
@@ -97,6 +102,19 @@ class Pull:
         if is_seen and content.positions and size is not None and size > VERIFY_FIRST_BYTES_MAX:
             content.body = _WatchedBody(content, content.positions, size, self._suspicion, verified=verify)
         return content
+
+    async def _from_store(self, request: Request) -> Content | None:
+        if self._beside_store.lacks(request.digest):
+            request.trail.note(What.UNAVAILABLE, "store")
+            return None
+        try:
+            return resuming(self._beside_store, request, await self._store.open(request))
+        except NotFoundError:
+            request.trail.note(What.ABSENT, "store")
+        except SourceError as error:
+            request.trail.note(What.UNAVAILABLE, "store")
+            log.warning("the store cannot give %s: %s", request.digest, error)
+        return None
 
     async def _fetch(self, request: Request, *, verify: bool) -> Content:
         if verify:
@@ -107,6 +125,31 @@ class Pull:
         else:
             content = await self._transfers.join(request) or await self._elsewhere_shared.open(request)
         return resuming(self._unshared, request, content)
+
+
+class _BesideStore:
+    """The source that goes on where a file of the store breaks off; so it knows which files those are."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._unreadable: OrderedDict[Digest, float] = OrderedDict()
+
+    def lacks(self, digest: Digest) -> bool:
+        """Whether the store's file of an object broke off lately."""
+        until = self._unreadable.get(digest)
+        return until is not None and until > asyncio.get_running_loop().time()
+
+    async def resolve(self, request: Request) -> Descriptor:
+        """As the source does."""
+        return await self._source.resolve(request)
+
+    async def open(self, request: Request) -> Content:
+        """As the source does, for the rest of an object."""
+        self._unreadable[request.digest] = asyncio.get_running_loop().time() + UNREADABLE_S
+        self._unreadable.move_to_end(request.digest)
+        if len(self._unreadable) > UNREADABLE_MAX:
+            self._unreadable.popitem(last=False)
+        return await self._source.open(request)
 
 
 class _WatchedBody:

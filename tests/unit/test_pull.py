@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror import pull as pull_module
 from mirror import suspicion as suspicion_module
 from mirror.choice import Holder
 from mirror.errors import CorruptError, NotFoundError, RefusedError, SourceError, UnavailableError
@@ -228,6 +229,20 @@ async def test_an_object_that_breaks_off_goes_on_upstream_when_the_peers_are_gon
     assert await read(content) == DATA
     assert relaying.upstream.asked == ["GET bytes=300-"]
     assert content.givers == ["peer", "upstream"]
+
+
+@pytest.mark.parametrize("held_s", [60.0, 0.0])
+async def test_a_file_of_the_store_that_breaks_off_goes_on_from_a_peer_and_is_held_against_the_store_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_s: float
+) -> None:
+    monkeypatch.setattr(pull_module, "UNREADABLE_S", held_s)
+    store = Runtime("store", {DIGEST: DATA}, breaks_after=300)
+    async with staged(store, tmp_path) as stage:
+        stage.peers.objects[DIGEST] = DATA
+        pull = stage.pull
+        assert await read(await pull.open(BLOB)) == DATA
+        assert stage.peers.asked == ["GET bytes=300-"]
+        assert (await pull.open(BLOB)).origin == ("peer" if held_s else "store")
 
 
 async def test_a_transfer_that_breaks_off_goes_on_from_a_peer(relaying: Stage) -> None:
