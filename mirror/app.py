@@ -229,7 +229,12 @@ async def create_servers(
         ),
         herd.expect,
     )
-    authorization = Authorization(SharedTags(registries, claims), policy, clock=time.time, key=secrets.token_bytes(32))
+    authorization = Authorization(
+        SharedTags(registries, claims, random.Random()),  # noqa: S311 (spreads load)
+        policy,
+        clock=time.time,
+        key=secrets.token_bytes(32),
+    )
     tags = Tags(pull, authorization, cluster.hearsay, policy, remember=store.remember, clock=time.time)
     lists = KnownLists(upstream, authorization, cluster.hearsay, store, policy, clock=time.time)
     gate = Gate(pull, lists, tags, authorization, policy)

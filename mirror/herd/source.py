@@ -205,8 +205,7 @@ class Herd:
             if content := await self._from_holders(request, quest, roster, beyond=beyond):
                 return content
             if quest.soon and quest.waited_s() < PATIENCE_S:
-                pause_s = min(PAUSE_S + PAUSE_GROWTH * quest.waited_s(), PAUSE_S_MAX)
-                await asyncio.sleep(self._rng.uniform(0.5, 1.5) * pause_s)
+                await asyncio.sleep(pause_s(quest.waited_s(), self._rng))
                 continue
             if (rest_s := self._closed_for(request.repository.registry)) > 0:
                 await self._stay_away(rest_s, request, quest, registry=True)
@@ -338,6 +337,11 @@ class Unshared:
         content = await self._herd.open(request)
         content.unshared()
         return content
+
+
+def pause_s(waited_s: float, rng: random.Random) -> float:
+    """How long a node that has waited so long, and got nothing, waits before it tries again."""
+    return min(PAUSE_S + PAUSE_GROWTH * waited_s, PAUSE_S_MAX) * rng.uniform(0.5, 1.5)
 
 
 def _given(small: Small, request: Request) -> Content | None:

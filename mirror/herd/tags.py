@@ -1,5 +1,8 @@
 """What a tag means, asked of the registry once for all nodes of a zone that want to know at the same moment.
 
+One node leads, as with content, and the others wait for what it is told for as long as it renews its lease; a few at a
+time give up after `PATIENCE_S`. A refusal is for that one client: then each asks for itself, at once.
+
 The answer is shared for `WINDOW_S`, which is as old as it may be: a herd comes within a moment, and whoever asks later
 asks the registry anew. Those who come with credentials share among themselves, and those without likewise: nobody is
 told by another node what the registry would tell only to somebody who is known. (In the name of a protected registry
@@ -16,10 +19,13 @@ import orjson
 
 from mirror.errors import OverQuotaError, RefusedError, UnavailableError
 from mirror.herd.leases import PATIENCE_S
+from mirror.herd.source import HOLD_S, pause_s
 from mirror.herd.words import Claim, Closed, End, Follow, Given, Lead, Scope, Small, Wait
 from mirror.oci import Descriptor, Digest, InvalidDigestError, Tag
 
 if TYPE_CHECKING:
+    import random
+
     from mirror.authorization import Attesting
     from mirror.herd.claims import Claims
     from mirror.source import Request
@@ -27,17 +33,15 @@ if TYPE_CHECKING:
 WINDOW_S: Final = 1.0
 """How old an answer may be that another node got. Longer hides a new push for as long; shorter splits a herd whose
 nodes do not start in the same second."""
-WAIT_S: Final = 3.0
-"""How long a node waits for another one's answer before it asks for itself."""
-PAUSE_S: Final = 0.05
 
 
 class SharedTags:
     """The registries, where they are asked for tags together."""
 
-    def __init__(self, upstream: Attesting, claims: Claims) -> None:
+    def __init__(self, upstream: Attesting, claims: Claims, rng: random.Random) -> None:
         self._upstream = upstream
         self._claims = claims
+        self._rng = rng
         self.attest = upstream.attest
         self.token_for_anybody = upstream.token_for_anybody
 
@@ -48,31 +52,29 @@ class SharedTags:
         loop = asyncio.get_running_loop()
         name = _name(request)
         begun_at = loop.time()
-        held_s = 0.0
-        while (waited_s := loop.time() - begun_at) < WAIT_S + held_s:
-            claim = Claim(Scope.ZONE, name, known=request.authorization is not None, age_max_s=WINDOW_S)
-            match await self._claims.claim(claim):
+        while (waited_s := loop.time() - begun_at) < HOLD_S:
+            # It is left out that a client is known: after a refusal those that are would lead one after the other.
+            match await self._claims.claim(Claim(Scope.ZONE, name, waited_s=waited_s, age_max_s=WINDOW_S)):
                 case Given(small):
                     if descriptor := _read(small):
                         return descriptor
                     break
-                case Lead():
+                case Lead(escape=False):
                     try:
                         return await self._lead(request, name)
                     except UnavailableError as error:
-                        if not error.retry_s or waited_s + error.retry_s >= PATIENCE_S:
+                        if not error.retry_s or loop.time() - begun_at + error.retry_s >= PATIENCE_S:
                             raise
                         rest_s = error.retry_s
-                case Follow() | Wait():
-                    await asyncio.sleep(PAUSE_S)
-                    continue
-                case Closed(seconds):
-                    if waited_s + seconds >= PATIENCE_S:
-                        raise UnavailableError(f"{request.repository.registry} is to be left alone for {seconds:.0f} s")
-                    rest_s = seconds
+                case Follow():
+                    rest_s = pause_s(waited_s, self._rng)
+                case Wait(seconds):
+                    rest_s = min(seconds, HOLD_S) * self._rng.uniform(0.9, 1.1)
+                case Closed(rest_s):
+                    if waited_s + rest_s >= PATIENCE_S:
+                        raise UnavailableError(f"{request.repository.registry} is to be left alone for {rest_s:.0f} s")
                 case _:
                     break
-            held_s += rest_s
             await asyncio.sleep(rest_s)
         return await self._upstream.resolve(request)
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
+
+from gossip import UnansweredError
 from mirror.challenge import Challenge
 from mirror.errors import RefusedError, SourceError
 from mirror.herd import Claims, Coordinator, Pace, SharedTags
 from mirror.herd.claims import YOUNG_S
+from mirror.herd.leases import CONTEST_S, PATIENCE_S, RENEWED_S
 from mirror.herd.roster import Place, Roster
+from mirror.herd.source import HOLD_S, PAUSE_S_MAX
 from mirror.herd.words import Claim, read_question
 from mirror.oci import Descriptor, Digest, Kind, Repository, Tag
 from mirror.source import Request
@@ -19,23 +26,27 @@ from tests.simulated_time import run
 
 NAMES = tuple(f"node{number:02}" for number in range(30))
 V1 = Request(Repository("registry.test", "lib/app"), Kind.MANIFEST, Tag("v1"))
+MEANT = Descriptor("m/t", Digest.of(b"meant"), 5)
 CHALLENGE = (("WWW-Authenticate", 'Bearer realm="https://auth.test/token"'),)
 
 
 @dataclass
 class Registry:
-    """Says after `answer_s` what a tag means, and refuses those without credentials if it is `private`."""
+    """Says after `answer_s` what a tag means, or that it lets nobody in, or not who does not say who it is."""
 
     answer_s: float = 0.1
     private: bool = False
+    forbidden: bool = False
     asked: list[str | None] = field(default_factory=list)
 
     async def resolve(self, request: Request) -> Descriptor:
         self.asked.append(request.authorization)
         await asyncio.sleep(self.answer_s)
+        if self.forbidden:
+            raise RefusedError(403)
         if self.private and request.authorization is None:
             raise RefusedError(401, CHALLENGE)
-        return Descriptor("m/t", Digest.of(b"meant"), 5)
+        return MEANT
 
     async def attest(self, request: Request) -> Descriptor:
         raise NotImplementedError
@@ -52,11 +63,12 @@ class Town:
         pace = Pace(lambda _object, _position: 0.0, clock)
         self.registry = registry
         self.claims: list[tuple[float, str]] = []
+        self.crashed: set[str] = set()
         self.coordinators = {name: Coordinator(lambda _: True, pace, clock) for name in NAMES}
 
     def tags(self, name: str) -> SharedTags:
         roster = Roster(Place(name, ""), [Place(other, "") for other in NAMES if other != name])
-        return SharedTags(self.registry, Claims(Voice(self, name), lambda: roster))
+        return SharedTags(self.registry, Claims(Voice(self, name), lambda: roster), random.Random(name))
 
     async def ask(self, name: str, request: Request = V1) -> tuple[Descriptor | SourceError, float]:
         """What a member is told, and after how long."""
@@ -76,6 +88,8 @@ class Voice:
 
     async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
         await asyncio.sleep(0.001)
+        if self.me in self.town.crashed:
+            raise UnansweredError(name)
         if isinstance(read_question(payload), Claim):
             self.town.claims.append((asyncio.get_running_loop().time(), self.me))
         return self.town.coordinators[name].answer(self.me, payload)
@@ -99,3 +113,68 @@ def test_each_node_without_credentials_gets_its_challenge_at_once() -> None:
         assert max(seconds for _, seconds in told) < 5 * town.registry.answer_s
 
     play(Registry(private=True), scene)
+
+
+def test_those_whose_credentials_are_refused_do_not_wait_for_each_other() -> None:
+    async def scene(town: Town) -> None:
+        told = await asyncio.gather(*(town.ask(name, with_token(name)) for name in NAMES))
+        assert all(isinstance(answer, RefusedError) for answer, _ in told)
+        assert max(seconds for _, seconds in told) < 5 * town.registry.answer_s
+
+    play(Registry(forbidden=True), scene)
+
+
+@pytest.mark.parametrize("answer_s", [0.1, 3.5, 9.0])
+def test_a_registry_is_asked_once_however_long_it_takes(answer_s: float) -> None:
+    async def scene(town: Town) -> None:
+        told = await asyncio.gather(*(town.ask(name, with_token(name)) for name in NAMES))
+        assert {answer for answer, _ in told} == {MEANT}
+        assert len(town.registry.asked) == 1
+        assert max(seconds for _, seconds in told) < answer_s + 1.5 * PAUSE_S_MAX + 0.1
+
+    play(Registry(answer_s), scene)
+
+
+def test_another_one_asks_when_the_leader_does_not_renew() -> None:
+    async def scene(town: Town) -> None:
+        leading = asyncio.create_task(town.ask("node00"))
+        await asyncio.sleep(0.1)
+        town.crashed.add("node00")
+        town.registry.answer_s = 0.1
+        told = await asyncio.gather(*(town.ask(name) for name in NAMES[1:]))
+        assert {answer for answer, _ in told} == {MEANT}
+        assert len(town.registry.asked) == 2
+        assert max(seconds for _, seconds in told) < RENEWED_S + 2 * CONTEST_S + 3 * PAUSE_S_MAX
+        leading.cancel()
+
+    play(Registry(answer_s=60.0), scene)
+
+
+def test_who_waited_too_long_asks_for_itself_a_few_at_a_time() -> None:
+    async def scene(town: Town) -> None:
+        leading = asyncio.create_task(town.ask("node00"))
+        await asyncio.sleep(0.1)
+        town.registry.answer_s = 0.1
+        told = await asyncio.gather(*(town.ask(name) for name in NAMES[1:]))
+        assert {answer for answer, _ in told} == {MEANT}
+        assert all(PATIENCE_S <= seconds <= HOLD_S + 1 for _, seconds in told)
+        assert sum(seconds < PATIENCE_S + 1 for _, seconds in told) == 1
+        leading.cancel()
+
+    play(Registry(answer_s=60.0), scene)
+
+
+def test_who_waits_asks_the_coordinator_ever_less_often_and_not_all_at_the_same_moment() -> None:
+    async def scene(town: Town) -> None:
+        await asyncio.gather(*(town.ask(name) for name in NAMES))
+        claims = Counter(member for _, member in town.claims)
+        assert max(claims.values()) <= 20
+        late = Counter(round(at, 2) for at, _ in town.claims if at > 2 * YOUNG_S + 1)
+        assert max(late.values()) < len(NAMES) / 2
+
+    play(Registry(answer_s=3.5), scene)
+
+
+def with_token(name: str) -> Request:
+    """As a runtime asks that got a token for itself."""
+    return replace(V1, authorization=f"Bearer {name}")
