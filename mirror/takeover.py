@@ -54,13 +54,13 @@ def take_over(directory: Path, own_port: int) -> Mapping[str, Taken]:
             with file.open("rb") as opened:
                 text = opened.read(FILE_BYTES_MAX).decode()
             taken[name] = read_hosts(name, text, file.parent, own_port)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # the last one: brackets in brackets without end
             log.warning("%s is not taken over: %s", file, error)
     return taken
 
 
 def read_hosts(name: str, text: str, directory: Path, own_port: int) -> Taken:
-    """What one file says; `name` is its registry's. Raises ValueError."""
+    """What one file says; `name` is its registry's. Raises ValueError, or RecursionError for nesting without end."""
     document = tomllib.loads(without_block(text)[0])
     server = document.get("server")
     itself = _endpoint(str(server), document, directory) if server else None
@@ -72,7 +72,7 @@ def read_hosts(name: str, text: str, directory: Path, own_port: int) -> Taken:
         raise HostsTextError("its `host` is not a table")
     mirrors = []
     for url, table in hosts.items():
-        if not isinstance(table, dict) or "pull" not in table.get("capabilities", ["pull"]):
+        if not isinstance(table, dict) or "pull" not in _capabilities(table):
             continue
         endpoint = _endpoint(url, table, directory)
         if _place(endpoint) == place or _host(endpoint) == name:
@@ -99,8 +99,13 @@ def _endpoint(url: str, table: Mapping[str, Any], directory: Path) -> Endpoint:
         client_certificates=_certificates(table.get("client"), directory),
         skip_verify=table.get("skip_verify") is True,
         headers=tuple(headers),
-        resolves="resolve" in table.get("capabilities", ["resolve"]),
+        resolves="resolve" in _capabilities(table),
     )
+
+
+def _capabilities(table: Mapping[str, Any]) -> list[Any]:
+    """What a host may be asked for; where nothing is said, everything."""
+    return _list(table.get("capabilities")) or ["pull", "resolve"]
 
 
 def _certificates(value: object, directory: Path) -> tuple[tuple[Path, Path | None], ...]:

@@ -42,6 +42,7 @@ CASES = {
         f'[host."{CACHE}"]\ncapabilities = ["pull"]',
         Taken((Endpoint(CACHE, resolves=False),)),
     ),
+    "a cache whose capabilities are left empty": (f'[host."{CACHE}"]\ncapabilities = []', Taken((Endpoint(CACHE),))),
     "a host to push to": (f'[host."{CACHE}"]\ncapabilities = ["push"]', Taken()),
     "override_path": (
         f'[host."{CACHE}/v2/proxy"]\noverride_path = true',
@@ -132,7 +133,15 @@ def test_after_configure_the_agent_asks_the_hosts_that_were_there_before(tmp_pat
 
 @pytest.mark.parametrize(
     "text",
-    ["[", 'host = "x"', 'server = "ftp://x"', '[host."https://user:pw@x"]', "# <<< skvaller <<<\n", b"\xff"],
+    [
+        "[",
+        'host = "x"',
+        'server = "ftp://x"',
+        '[host."https://user:pw@x"]',
+        "# <<< skvaller <<<\n",
+        b"\xff",
+        "x = " + "[" * 5000,
+    ],
 )
 def test_what_cannot_be_read_is_told_and_left_out(
     text: str | bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -142,6 +151,20 @@ def test_what_cannot_be_read_is_told_and_left_out(
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert take_over(tmp_path, PORT) == {}
     assert str(file) in caplog.text
+
+
+@pytest.mark.parametrize("key", ["capabilities", "ca", "client", "header", "override_path", "skip_verify", "server"])
+@pytest.mark.parametrize("value", ["true", "1", "2.5", '"x"', "[]", "[1, [true, {}]]", "{a = [{}]}", "1979-05-27"])
+def test_no_value_of_a_key_keeps_the_agent_from_the_other_files(key: str, value: str, tmp_path: Path) -> None:
+    for name, text in {
+        "a.corp": f'{key} = {value}\n[host."{CACHE}"]\n',
+        "b.corp": f'[host."{CACHE}"]\n{key} = {value}\n',
+        "c.corp": f'[host]\n"{CACHE}" = {value}\n',
+        "good.corp": f'[host."{CACHE}"]\n',
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "hosts.toml").write_text(text)
+    assert take_over(tmp_path, PORT)["good.corp"] == Taken((Endpoint(CACHE),))
 
 
 def test_without_the_directory_nothing_is_taken_over(tmp_path: Path) -> None:
