@@ -5,7 +5,8 @@ Each member listens to its neighbours (`gossip.overlay`), which say something ev
 nobody heard it within twice `probe_timeout_s`, this node suspects it, and says so. Every member that learns of a
 suspicion waits for the suspected to deny it (a refutation, `Membership.refute`); the more members suspect
 independently, the shorter the wait, from `suspicion_max_s` down to `suspicion_min_s`, counted from when a second one
-does: who happens to probe a member just as it stalls does not take from the time that it has. Then it is DOWN.
+does. Then it is DOWN. Who happens to probe a member just as it stalls does not take from the time that it has: that is
+why the second one counts, and a neighbour is suspected only after a probe that its silence, or a break, went before.
 
 This node may be at fault itself. *Health* is 0 when it is well, up to 8; it multiplies how long this node waits before
 it accuses. It is worse after a stall of this process, after a suspicion of this node, and for each helper that did not
@@ -71,6 +72,7 @@ class _Probe:
     """A probe under way: due again when its stage ends."""
 
     number: int
+    begun: float
     due: float
     helpers: list[str] = field(default_factory=list)
     nacks: int = 0
@@ -211,6 +213,7 @@ class Detector:
         """This process itself slept: all waits take as much longer."""
         self.strained()
         for probe in self._probes.values():
+            probe.begun += pause_s
             probe.due += pause_s
         for relay in self._relays.values():
             relay.due += pause_s
@@ -279,7 +282,7 @@ class Detector:
             return False
         self._number += 1
         due = now + self._config.probe_timeout_s * (self.health + 1)
-        self._probes[name] = _Probe(self._number, due)
+        self._probes[name] = _Probe(self._number, now, due)
         self.sends.append((self._membership.others[name].member, Ping(self._membership.me, self._number)))
         self.deadline = min(self.deadline, due)
         return True
@@ -300,7 +303,9 @@ class Detector:
             # A helper that is silent itself says nothing about this node.
             alive = sum(self._alive(helper, now) for helper in probe.helpers)
             missing = max(0, alive - probe.nacks) if len(probe.helpers) == HELPERS else 0
-            doubtful = self._deaf or (missing == HELPERS and self.health < HEALTH_WORST)
+            # A probe that chance began as a neighbour fell silent does not take from the time that it has.
+            early = other.linked_at is not None and not self._membership.silent(other, probe.begun)
+            doubtful = early or self._deaf or (missing == HELPERS and self.health < HEALTH_WORST)
             self.health = min(HEALTH_WORST, self.health + missing)
             if not doubtful:
                 accused = replace(other.member, status=Status.SUSPECT)

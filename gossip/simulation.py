@@ -23,7 +23,7 @@ from gossip.replica import Replica
 from gossip.simulated_network import Change, Faults, Host, Network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from gossip.membership import Member
     from gossip.messages import Message
@@ -271,8 +271,7 @@ class Simulation(Network):
         self.at(self.now + CONNECT_S, partial(self._connected, host, host.life, to.name))
 
     def _connected(self, host: Host, life: int, name: str) -> None:
-        if self.now < host.stalled_until:
-            self.at(host.stalled_until, partial(self._connected, host, life, name))
+        if self._stalled(host, partial(self._connected, host, life, name)):
             return
         publisher = self._by_port.get(host.listens_to.get(name, 0) + 1)
         if host.life != life or host.replica is None or publisher is None or publisher.replica is None:
@@ -281,19 +280,23 @@ class Simulation(Network):
             self.act(host, host.replica.connected(name, host.clock(self.now)))
 
     def _disconnected(self, host: Host, life: int, name: str) -> None:
-        if host.life != life or host.replica is None or name not in host.listens_to:
+        if self._stalled(host, partial(self._disconnected, host, life, name)):
             return
-        if self.now < host.stalled_until:
-            self.at(host.stalled_until, partial(self._disconnected, host, life, name))
-            return
-        self.act(host, host.replica.disconnected(name, host.clock(self.now)))
+        if host.life == life and host.replica is not None and name in host.listens_to:
+            self.act(host, host.replica.disconnected(name, host.clock(self.now)))
+
+    def _stalled(self, host: Host, resume: Callable[[], None]) -> bool:
+        """Whether a node does nothing now; if so, it does this when its stall is over."""
+        stalled = self.now < host.stalled_until
+        if stalled:
+            self.at(host.stalled_until, resume)
+        return stalled
 
     def _tick(self, host: Host, life: int, timer_at: float) -> None:
         # Every earlier deadline sets a timer; only the earliest counts.
         if host.life != life or host.replica is None or host.timer_at != timer_at:
             return
-        if self.now < host.stalled_until:
-            self.at(host.stalled_until, partial(self._tick, host, life, timer_at))
+        if self._stalled(host, partial(self._tick, host, life, timer_at)):
             return
         host.timer_at = inf
         # Rounding must not leave the clock a hair before the deadline.
@@ -309,6 +312,8 @@ class Simulation(Network):
     def _seek(self, host: Host, life: int, *, first: bool = True) -> None:
         """Ask the seeds to be let in, and later one of them from time to time."""
         if host.life != life or host.replica is None:
+            return
+        if self._stalled(host, partial(self._seek, host, life, first=first)):
             return
         alone = not host.replica.lookup.members()
         if first:

@@ -135,6 +135,18 @@ def test_a_suspicion_is_passed_on_once_for_each_accuser_and_not_for_very_many() 
         True, False, True, True, True, False, False]  # fmt: skip
 
 
+def test_a_neighbour_is_accused_after_the_probe_that_its_silence_began_not_after_one_that_chance_did() -> None:
+    bench = Bench(linked=2)
+    bench.run(1.0, 0)
+    bench.run(4.4, 1)
+    assert bench.detector._probe("member0", bench.now)
+    bench.run(5.4, 1)
+    assert "member0" not in bench.detector._probes
+    assert bench.claims() == []
+    bench.run(7.0, 1)
+    assert bench.claims() == [bench.suspicion(0, "me")]
+
+
 def test_who_refutes_is_suspected_no_more() -> None:
     bench = Bench(linked=1, known=9)
     bench.learn(bench.suspicion(0, "accuser"))
@@ -167,6 +179,7 @@ def test_helpers_that_say_nothing_make_the_accuser_doubt_itself_and_those_that_a
 
 def test_whose_helpers_all_say_nothing_accuses_nobody_until_it_can_be_no_worse() -> None:
     bench = Bench(linked=2, known=3)
+    bench.membership.disconnected("member0", 0.0)
     bench.detector.suspect("member0", 0.0)
     bench.run(1.3, 1, 2, 3, 4)
     assert bench.claims() == []
