@@ -126,10 +126,10 @@ class Claims:
 
 
 class Lease:
-    """The right to lead; `offset` is to be kept at how far the object has come."""
+    """The right to lead; `progress` tells how far the object has come, and is replaced by what knows more of that."""
 
     def __init__(self, claims: Claims, scope: Scope, object_name: str, offset: int) -> None:
-        self.offset = offset
+        self.progress: Callable[[], int] = lambda: offset
         self._claims = claims
         self._scope = scope
         self._object = object_name
@@ -143,5 +143,5 @@ class Lease:
 
     async def _renew(self) -> None:
         while True:
-            await self._claims.tell(Renewal(self._scope, self._object, self.offset))
+            await self._claims.tell(Renewal(self._scope, self._object, self.progress()))
             await asyncio.sleep(RENEW_S)

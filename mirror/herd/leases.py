@@ -1,8 +1,8 @@
 """The coordinator's decisions: who leads, and whom the others follow. Pure: time is an argument.
 
 What is known of an object is soft state: when this node goes, whoever coordinates next learns it anew from the
-renewals that come in. A lease that nobody renews is over after `RENEWED_S`, and after `DOUBTED_S` when a follower said
-that its leader is gone.
+renewals that come in. A lease that nobody renews is over after `RENEWED_S`. When a follower said that it gets nothing
+from the leader, the lease is over after `DOUBTED_S` in which it was not renewed with more of the object than before.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ RENEW_S: Final = 0.4
 RENEWED_S: Final = 5.0
 """How long a lease holds that is not renewed: a leader that stalls for less is left in peace."""
 DOUBTED_S: Final = 2.0
-"""The same after a follower said that the leader is gone: five renewals. They share the leader's link with all that it
-gives, and some are late."""
+"""The same after a follower said that the leader is gone, if it comes no further meanwhile: five renewals. They share
+the leader's link with all that it gives, and some are late. One that renews and comes no further is stuck."""
 GONE_S: Final = 2.5
 """The same when gossip has it that the leader is gone: what it says of its life is late as well."""
 DONE_S: Final = 5.0
@@ -97,7 +97,7 @@ class _Lease:
     def holds(self, now: float) -> bool:
         if self.done_at is not None:
             return now - self.done_at <= DONE_S and self.doubted_at is None
-        doubted_for_s = now - max(self.doubted_at, self.heard_at) if self.doubted_at is not None else 0.0
+        doubted_for_s = now - self.doubted_at if self.doubted_at is not None else 0.0
         return now - self.heard_at <= RENEWED_S and doubted_for_s <= DOUBTED_S
 
 
@@ -152,7 +152,7 @@ class Leases:
             known.small = known.lease = None
         lease = known.lease
         if lease is not None and lease.leader == member:
-            lease.heard_at, lease.done_at, lease.doubted_at = now, None, None
+            known.lease = _Lease(member, now, claim.offset)
             return Lead()
         if lease is not None and lease.leader in claim.lost and lease.doubted_at is None:
             lease.doubted_at = now
@@ -183,12 +183,17 @@ class Leases:
 
     def _renew(self, member: str, renewal: Renewal, known: _Object, now: float) -> None:
         lease = known.lease
-        if lease is None or not (lease.leader == member or self._held(lease, now)):
-            lease = known.lease = _Lease(member, now, renewal.offset)
-        if lease.leader == member:
-            lease.heard_at, lease.offset, lease.doubted_at = now, renewal.offset, None
-            known.contest_since = None
-            known.contenders.clear()
+        if lease is not None and lease.leader == member:
+            lease.heard_at = now
+            if renewal.offset <= lease.offset:
+                return
+            lease.offset, lease.doubted_at = renewal.offset, None
+        elif lease is not None and self._held(lease, now):
+            return
+        else:
+            known.lease = _Lease(member, now, renewal.offset)
+        known.contest_since = None
+        known.contenders.clear()
 
     def _release(self, member: str, release: Release, known: _Object, now: float) -> None:
         if known.lease is None or known.lease.leader != member:

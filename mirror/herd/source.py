@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mirror.herd.roster import Roster
     from mirror.herd.words import Verdict
     from mirror.oci import Digest
-    from mirror.pieces import Piece
+    from mirror.pieces import FilePiece, Piece, SocketPiece
     from mirror.source import Body, Request, Source
 
 HOLD_S: Final = 19.0
@@ -160,7 +160,7 @@ class Herd:
         return await self._alone.resolve(request)
 
     async def open(self, request: Request) -> Content:
-        """Open the object or its rest; what comes tells the coordinators how far it is while it is read."""
+        """Open the object or its rest. Where this node leads, the coordinators are told how far it comes."""
         if request.range is not None and (request.range.last is not None or request.range.suffix is not None):
             return await self._alone.open(request)
         quest = _Quest(
@@ -366,24 +366,30 @@ def _led(content: Content, quest: _Quest) -> Content:
 
 
 class _LedBody:
-    """The bytes of an object that this node leads; the leases are told how far they came."""
+    """The bytes of an object that this node leads; the leases tell how far they came, also in the midst of a piece."""
 
     def __init__(self, body: Body, quest: _Quest, size: int | None) -> None:
         self._body = body
         self._quest = quest
         self._size = size
         self._position = quest.offset
+        self._coming: FilePiece | SocketPiece | None = None
+        for lease in quest.leases.values():
+            lease.progress = self._progress
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes, unchanged."""
         async with aclosing(self._body.pieces()) as pieces:
             async for piece in pieces:
+                self._coming = None if isinstance(piece, bytes) else piece
                 yield piece
+                self._coming = None
                 self._position += moved(piece)
-                for lease in self._quest.leases.values():
-                    lease.offset = self._position
 
     async def aclose(self) -> None:
         """Release the source, and the leases."""
-        self._quest.end(End.DONE if self._position == self._size else End.LOST)
+        self._quest.end(End.DONE if self._progress() == self._size else End.LOST)
         await self._body.aclose()
+
+    def _progress(self) -> int:
+        return self._position + (self._coming.sent if self._coming else 0)

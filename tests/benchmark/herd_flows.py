@@ -87,6 +87,8 @@ class Flow:
     grant: float = 0.0
     over: asyncio.Event = field(default_factory=asyncio.Event)
     failure: str = ""
+    piece: SocketPiece | None = None
+    """What its taker moves."""
 
     def __post_init__(self) -> None:
         self.position = float(self.begun_at)
@@ -169,6 +171,8 @@ class Network:
             if flow.given.size - flow.position < END_BYTES:
                 flow.position = float(flow.given.size)
             flow.progressed_at = now
+            if flow.piece is not None:
+                flow.piece.sent = int(flow.position) - flow.begun_at
             if flow.position > flow.taken.have:
                 flow.taken.have = flow.position
                 flow.taken.grown.ring()
@@ -199,8 +203,9 @@ class FlowSocket:
 
     async def take(self, piece: SocketPiece) -> None:
         """All that comes."""
-        await self._flow.over.wait()
+        self._flow.piece = piece
         piece.sent = int(self._flow.position) - self._flow.begun_at
+        await self._flow.over.wait()
 
 
 class FlowBody:

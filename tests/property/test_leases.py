@@ -50,6 +50,7 @@ class Coordinator(RuleBasedStateMachine):
         self.gone: set[str] = set()
         self.leases = Leases(lambda name: name not in self.gone, lambda: False)
         self.leader: str | None = None  # who was given the lease last, and did not give it back
+        self.offset = 0  # how far that one was, as it said last
         self.heard_at = 0.0
         self.doubted_at: float | None = None
         self.done_at: float | None = None
@@ -107,6 +108,7 @@ class Coordinator(RuleBasedStateMachine):
             case Lead():
                 assert self.leader in (None, name) or self.is_over(), f"{name} leads beside {self.leader}"
                 self.leader, self.heard_at, self.doubted_at, self.done_at = name, self.now, None, None
+                self.offset = claim.offset
             case Given(small):
                 assert self.small_at is not None
                 assert small.age_s == self.now - self.small_at <= DONE_S
@@ -122,15 +124,18 @@ class Coordinator(RuleBasedStateMachine):
             return True
         if self.done_at is not None:
             return self.doubted_at is not None or self.now - self.done_at > DONE_S
-        return self.doubted_at is not None and self.now - max(self.doubted_at, self.heard_at) > DOUBTED_S
+        return self.doubted_at is not None and self.now - self.doubted_at > DOUBTED_S
 
     @rule(name=members, offset=st.integers(0, 3))
     def renew(self, name: str, offset: int) -> None:
         assert self.leases.answer(name, Renewal(Scope.ZONE, OBJECT, offset), self.now) == Noted()
         if self.leader is None or (name != self.leader and self.is_over()):
             self.leader, self.done_at = name, None
+            self.offset = -1
         if name == self.leader:
-            self.heard_at, self.doubted_at = self.now, None
+            self.heard_at = self.now
+            if offset > self.offset:
+                self.offset, self.doubted_at = offset, None
 
     @rule(name=members, end=st.sampled_from(End), retry_s=st.sampled_from([0.0, 3.0, 60.0]), small=st.booleans())
     def release(self, name: str, end: End, retry_s: float, small: bool) -> None:

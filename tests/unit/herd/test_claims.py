@@ -129,7 +129,7 @@ def test_a_lease_is_renewed_at_all_that_may_be_asked_until_it_ends_once() -> Non
         claims = town.claims("ann")
         lease = claims.hold(Scope.CLUSTER, OBJECT, 0)
         await asyncio.sleep(10 * RENEW_S)
-        lease.offset = 7
+        lease.progress = lambda: 7
         await asyncio.sleep(RENEWED_S)
         lease.end(End.DONE)
         lease.end(End.LOST)

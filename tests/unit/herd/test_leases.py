@@ -151,13 +151,37 @@ def test_another_leader_takes_the_place_of_one_that_is_gone() -> None:
     assert desk.claim("cyd") == Follow("bob")
 
 
-def test_a_leader_that_a_follower_lost_and_that_renews_keeps_its_lease() -> None:
+def test_a_leader_that_a_follower_lost_and_that_comes_further_keeps_its_lease() -> None:
     desk = Desk()
     desk.claim("ann")
     assert desk.claim("bob", lost=("ann",)) == Wait(AGAIN_S)
     desk.wait(RENEW_S)
-    desk.renew("ann")
+    desk.renew("ann", 1)
     desk.wait(DOUBTED_S)
+    assert desk.claim("cyd") == Follow("ann")
+
+
+def test_a_leader_that_a_follower_lost_and_that_renews_but_comes_no_further_is_replaced_by_one() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.renew("ann", 7)
+    began = desk.now
+    leading: list[str] = []
+    while desk.now < began + 2 * DOUBTED_S:
+        told = {name: desk.claim(name, offset=5, lost=("ann",)) for name in ("bob", "cyd", "dan")}
+        leading += [name for name, verdict in told.items() if verdict == Lead() and name not in leading]
+        desk.wait(AGAIN_S)
+        desk.renew("ann", 7)
+    assert len(leading) == 1
+    assert desk.claim("ann", offset=7) == Follow(leading[0])
+
+
+def test_a_leader_that_goes_on_after_its_lease_was_over_has_it_again_if_nobody_else_has() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.claim("bob", lost=("ann",))
+    desk.wait(DOUBTED_S + AN_INSTANT_S)
+    desk.renew("ann", 1)
     assert desk.claim("cyd") == Follow("ann")
 
 
@@ -207,10 +231,10 @@ def test_a_leader_that_shows_up_ends_the_contest() -> None:
     desk = Desk()
     desk.claim("ann")
     desk.claim("bob", lost=("ann",), offset=9)
-    desk.renew("ann")
+    desk.renew("ann", 10)
     desk.claim("cyd")
     desk.wait(60 * AGAIN_S)
-    desk.renew("ann")
+    desk.renew("ann", 11)
     desk.wait(RENEWED_S + AN_INSTANT_S)
     assert desk.claim("cyd", offset=5) == Wait(AGAIN_S), "the contenders of long ago do not count"
     desk.wait(AGAIN_S)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,20 +16,21 @@ from mirror.errors import FullError, NotFoundError, OverQuotaError, RefusedError
 from mirror.herd import Claims, Coordinator, Herd, Pace, Unshared
 from mirror.herd.claims import YOUNG_S
 from mirror.herd.expected import EXPECTED_S
-from mirror.herd.leases import STRANDED_S
+from mirror.herd.leases import RENEW_S, STRANDED_S
 from mirror.herd.roster import Place, Roster
 from mirror.herd.source import FULL_S, HOLD_S, STARVED_S
-from mirror.herd.words import Claim, read_question
+from mirror.herd.words import Claim, End, Release, Renewal, Scope, read_question
 from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
 from mirror.peer_mac import Target
-from mirror.pieces import Piece
-from mirror.source import Content, MemoryBody, Request, read_all
+from mirror.pieces import Piece, SocketPiece
+from mirror.source import Body, Content, MemoryBody, Request, read_all
 from mirror.trail import Trail, What
 from tests.herds import Listed
 from tests.simulated_time import run
 
 DATA = b"x" * 100_000
 SMALL = b"{}"
+NO_CONNECTION = socket.socket()
 LARGE_REQUEST = Request(Repository("registry.test", "lib/app"), Kind.BLOB, Digest.of(DATA))
 SMALL_REQUEST = Request(Repository("registry.test", "lib/app"), Kind.BLOB, Digest.of(SMALL))
 
@@ -38,6 +40,7 @@ class Registry:
     """Gives an object in a second, or fails as told."""
 
     failures: list[SourceError] = field(default_factory=list)
+    body: type[Body] | None = None
     opened: list[str] = field(default_factory=list)
 
     def source(self, name: str) -> Upstream:
@@ -59,7 +62,7 @@ class Upstream:
         if self.registry.failures:
             raise self.registry.failures.pop(0)
         data = SMALL if request.digest == SMALL_REQUEST.digest else DATA
-        body = MemoryBody(data) if data is SMALL else Slow()
+        body = MemoryBody(data) if data is SMALL else (self.registry.body or Slow)()
         return Content(Descriptor(OCTET_STREAM, request.digest, len(data)), range(len(data)), body, "upstream")
 
 
@@ -71,6 +74,13 @@ class Slow:
 
     async def aclose(self) -> None:
         """Nothing."""
+
+
+class OnePiece(Slow):
+    """Gives all as a piece that is still to come, of which the reader says how much it has."""
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        yield SocketPiece(NO_CONNECTION, len(DATA), 1.0)
 
 
 @dataclass
@@ -114,6 +124,7 @@ class Town:
         self.full: set[str] = set()
         self.asked: list[tuple[str, str | None]] = []
         self.claims: list[Claim] = []
+        self.said: list[Renewal | Release] = []
         self.places = [Place(name, name.partition("-")[0]) for name in names]
         self.pace = Pace(lambda _object, _position: 0.0, clock)
         self.coordinators = {name: Coordinator(lambda _: True, self.pace, clock) for name in names}
@@ -156,8 +167,11 @@ class Voice:
 
     async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
         await asyncio.sleep(0.001)
-        if isinstance(question := read_question(payload), Claim):
-            self.town.claims.append(question)
+        match read_question(payload):
+            case Claim() as claim:
+                self.town.claims.append(claim)
+            case Renewal() | Release() as word:
+                self.town.said.append(word)
         return self.town.coordinators[name].answer(self.me, payload)
 
 
@@ -182,6 +196,25 @@ def test_one_goes_upstream_and_the_others_follow_it() -> None:
         contents = await asyncio.gather(*(town.pull(each.name) for each in town.places))
         assert len(town.registry.opened) == 1
         assert sorted(content.origin for content in contents) == ["peer"] * 3 + ["upstream"]
+
+    play(scene)
+
+
+def test_a_lease_tells_how_far_a_piece_is_that_is_still_coming() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "b-1"])
+        town.registry.body = OnePiece
+        content = await town.herd("a-1").open(LARGE_REQUEST)
+        async with aclosing(content.body.pieces()) as pieces:
+            piece = await anext(pieces)
+            assert isinstance(piece, SocketPiece)
+            for piece.sent in (70, len(DATA)):
+                await asyncio.sleep(RENEW_S + 0.1)
+                told = {word for word in town.said if isinstance(word, Renewal) and word.offset == piece.sent}
+                assert {word.scope for word in told} == set(Scope)
+            await content.body.aclose()
+        await asyncio.sleep(0.1)
+        assert {word.end for word in town.said if isinstance(word, Release)} == {End.DONE}
 
     play(scene)
 
