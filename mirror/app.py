@@ -229,13 +229,16 @@ async def create_servers(
         ),
         herd.expect,
     )
-    authorization = Authorization(
+    authorization = Authorization(registries, policy, clock=time.time, key=secrets.token_bytes(32))
+    tags = Tags(
+        pull,
         SharedTags(registries, claims, random.Random()),  # noqa: S311 (spreads load)
+        authorization,
+        cluster.hearsay,
         policy,
+        remember=store.remember,
         clock=time.time,
-        key=secrets.token_bytes(32),
     )
-    tags = Tags(pull, authorization, cluster.hearsay, policy, remember=store.remember, clock=time.time)
     lists = KnownLists(upstream, authorization, cluster.hearsay, store, policy, clock=time.time)
     gate = Gate(pull, lists, tags, authorization, policy)
 

@@ -56,10 +56,6 @@ _ANYBODY: Final = b""
 class Attesting(Protocol):
     """The registries."""
 
-    async def resolve(self, request: Request) -> Descriptor:
-        """What is this? The registry or a mirror of it may answer. Raises `SourceError`."""
-        ...
-
     async def attest(self, request: Request) -> Descriptor:
         """May this client have it? The registry itself answers. Raises `SourceError`."""
         ...
@@ -111,9 +107,7 @@ class Authorization:
             log.warning("%s is not asked whom to let in: %s", repository.registry, error)
 
     async def resolve(self, request: Request) -> Descriptor:
-        """What the registry says of an object to this client; a yes is remembered. Raises `SourceError`."""
-        if not self._policy().is_protected(request.repository.registry):
-            return await self._upstream.resolve(request)
+        """What a protected registry says of an object to this client; a yes is remembered. Raises `SourceError`."""
         admitted = self._hash(request.authorization)
         try:
             descriptor = await self._upstream.attest(request)

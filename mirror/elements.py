@@ -4,8 +4,8 @@
 - *tag*: `<word><at><algorithm><digest><registry>/<name>:<tag>`, with `at` in seconds of Unix time (8 bytes,
   big-endian). The elements of one name form a *group*, through which they are found. There are three words:
   `T`, its owner's store has the object under this name since then, whoever gave it the name (a runtime also dates
-  what it pulled long ago, imported or named itself); `V`, its owner *verified* the name then: it asked the registry;
-  `I`, what was verified until then is no longer to be believed (without a digest).
+  what it pulled long ago, imported or named itself); `V`, its owner *verified* the name: it asked the registry then,
+  or was told by a node that did; `I`, what was verified until then is no longer to be believed (without a digest).
 - *switch*: `K<at><1 or 0>`. Since then anything is mirrored, or nothing. All of them are one group; the latest counts.
 
 `<algorithm>` is one byte, the digest its raw bytes, so a content element is 33 bytes for sha256.

@@ -30,7 +30,7 @@ TIDY_INTERVAL_S: Final = 10.0
 
 
 class Hearsay:
-    """What this node hears from the others, and tells them; `now` is in seconds of Unix time."""
+    """What this node hears from the others, and tells them; `now` and `at` are in seconds of Unix time."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -51,14 +51,14 @@ class Hearsay:
                     tags.append(Tag.parse(group.removeprefix(prefix).decode()))
         return tags
 
-    def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float, old_s: float) -> None:
-        """The registry said just now what a tag means: let all nodes know, unless one said so less than `old_s` ago.
+    def verified(self, repository: Repository, tag: Tag, digest: Digest, at: float, old_s: float) -> None:
+        """The registry said then what a tag means: let all nodes know, unless one said so in the `old_s` before.
 
         Each element costs all nodes a message and some memory, so what another node said is enough.
         """
         group = tag_group(repository, tag)
-        if self.known(repository, tag, now).fresh(now, old_s) != digest:
-            self._say(TagElement(Word.VERIFIED, int(now), digest, group))
+        if self.known(repository, tag, at).fresh(at, old_s) != digest:
+            self._say(TagElement(Word.VERIFIED, int(at), digest, group))
 
     def invalidate(self, repository: Repository, tag: Tag, now: float) -> None:
         """Let no node believe any more what was verified of a tag until now, be it by a clock that is ahead."""

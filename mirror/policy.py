@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     from mirror.oci import Reference, Repository, Tag
 
 TAG_TTL_S: Final = 300.0
+TAG_MOMENT_S: Final = 1.0
+"""How old what the registry said may be where it is asked each time: those who ask at the same moment share an answer.
+More hides a push for as long; less splits a herd whose nodes do not start in the same second."""
 
 
 class Tags(Enum):
     """What a tag means now is said by..."""
 
     UPSTREAM = "upstream"
-    """the registry, each time; when it does not answer in time, the last that the cluster knew."""
+    """the registry, each time, or a moment ago to another node; when it does not answer in time, the last that the
+    cluster knew."""
     CLUSTER = "cluster"
     """any node that asked the registry less than a TTL ago; else the registry, and so on as above."""
     NEVER = "never"
@@ -85,6 +89,10 @@ class RegistryPolicy:
             if _covers(pattern, name, tag, whole=True):
                 return rule
         return self.tags
+
+    def tag_age_max_s(self, name: str, tag: Tag) -> float:
+        """How old may be what the registry said of a tag to another node."""
+        return self.tag_ttl_s if self.tag_rule(name, tag) is Tags.CLUSTER else TAG_MOMENT_S
 
 
 @dataclass(frozen=True, slots=True)

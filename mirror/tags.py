@@ -5,6 +5,9 @@ credentials: what it says is *verified*, and told to all nodes. With `cluster` a
 the TTL is over. When the registry does not answer in time, the last that the cluster knew is good enough, for those
 who are let in (`mirror.authorization`).
 
+Nodes ask a registry together, unless it is protected (`mirror.herd.tags`). What it said to another node is verified as
+of then, and how old it may be is a matter of policy as well.
+
 One question at a time: those who ask the same, in the same way and with the same credentials, share the answer. It is
 waited for as long as nothing is known here; else for `BUDGET_S`, and what comes later is noted for the next one.
 """
@@ -14,10 +17,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mirror.errors import NotFoundError, SourceError, UnavailableError
 from mirror.oci import Descriptor, Digest, Tag
+from mirror.policy import Authorize
 from mirror.policy import Tags as Rule
 
 if TYPE_CHECKING:
@@ -42,15 +47,34 @@ use only when the registry goes away; less costs all nodes more messages."""
 _Question = tuple["Repository", "Tag", str, "str | None"]
 
 
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What the registry said of a tag, and how many seconds ago."""
+
+    descriptor: Descriptor
+    age_s: float = 0.0
+
+
+class Together(Protocol):
+    """The registries, where nodes ask them together."""
+
+    async def meaning(self, request: Request, age_max_s: float, invalidated_at: int) -> Meaning:
+        """What the registry says, or said to another node.
+
+        Not more than `age_max_s` ago, nor before the invalidation that this node knows of. Raises `SourceError`.
+        """
+        ...
+
+
 class Knowledge(Protocol):
-    """What the cluster knows of tags; `now` is in seconds of Unix time."""
+    """What the cluster knows of tags; `now` and `at` are in seconds of Unix time."""
 
     def known(self, repository: Repository, tag: Tag, now: float) -> Known:
         """What is known of a tag."""
         ...
 
-    def verified(self, repository: Repository, tag: Tag, digest: Digest, now: float, old_s: float) -> None:
-        """The registry said what a tag means. It need not be told if somebody said the same within `old_s`."""
+    def verified(self, repository: Repository, tag: Tag, digest: Digest, at: float, old_s: float) -> None:
+        """The registry said then what a tag means. It need not be told if somebody said the same within `old_s`."""
         ...
 
 
@@ -60,6 +84,7 @@ class Tags:
     def __init__(
         self,
         objects: Source,
+        together: Together,
         authorization: Authorization,
         knowledge: Knowledge,
         policy: Callable[[], Policy],
@@ -68,6 +93,7 @@ class Tags:
         clock: Callable[[], float],
     ) -> None:
         self._objects = objects
+        self._together = together
         self._authorization = authorization
         self._knowledge = knowledge
         self._policy = policy
@@ -90,7 +116,7 @@ class Tags:
             with suppress(SourceError):  # nobody has what it means: the registry may know better
                 return await self._describe(request, fresh)
         try:
-            return await self._ask(request, BUDGET_S if known.last else None)
+            return await self._ask(request, known)
         except UnavailableError as error:
             # Looked up anew: others may have told something while the registry was waited for.
             last = self._knowledge.known(repository, tag, self._clock()).last
@@ -104,25 +130,33 @@ class Tags:
         self._authorization.attested(request.repository, digest)
         return descriptor
 
-    async def _ask(self, request: Request, budget_s: float | None) -> Descriptor:
-        """What the registry says; raises `UnavailableError` when it does not within the budget (None: its own)."""
+    async def _ask(self, request: Request, known: Known) -> Descriptor:
+        """What the registry says; raises `UnavailableError` when it does not, be it in time only."""
         assert isinstance(request.reference, Tag)
         question = (request.repository, request.reference, request.accept, request.authorization)
         asking = self._asking.get(question)
         if asking is None:
-            asking = self._asking[question] = asyncio.create_task(self._verify(request, request.reference))
+            asking = self._asking[question] = asyncio.create_task(
+                self._verify(request, request.reference, known.invalidated_at)
+            )
             asking.add_done_callback(lambda task: self._answered(question, task))
-        done, _ = await asyncio.wait({asking}, timeout=budget_s)
+        done, _ = await asyncio.wait({asking}, timeout=BUDGET_S if known.last else None)
         if not done:
-            raise UnavailableError(f"{request.repository.registry} did not answer within {budget_s:g} s")
+            raise UnavailableError(f"{request.repository.registry} did not answer within {BUDGET_S:g} s")
         return asking.result()
 
-    async def _verify(self, request: Request, tag: Tag) -> Descriptor:
-        descriptor = await self._authorization.resolve(request)
-        old_s = min(RENEWAL_S, self._policy().of(request.repository.registry).tag_ttl_s)
-        self._knowledge.verified(request.repository, tag, descriptor.digest, self._clock(), old_s)
-        await self._remember(request, descriptor.digest)
-        return descriptor
+    async def _verify(self, request: Request, tag: Tag, invalidated_at: int) -> Descriptor:
+        repository = request.repository
+        rules = self._policy().of(repository.registry)
+        if rules.authorize is Authorize.UPSTREAM:
+            meaning = Meaning(await self._authorization.resolve(request))
+        else:
+            age_max_s = rules.tag_age_max_s(repository.name, tag)
+            meaning = await self._together.meaning(request, age_max_s, invalidated_at)
+        digest, at = meaning.descriptor.digest, self._clock() - meaning.age_s
+        self._knowledge.verified(repository, tag, digest, at, min(RENEWAL_S, rules.tag_ttl_s))
+        await self._remember(request, digest)
+        return meaning.descriptor
 
     def _answered(self, question: _Question, task: asyncio.Task[Descriptor]) -> None:
         del self._asking[question]

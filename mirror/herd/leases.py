@@ -146,7 +146,7 @@ class Leases:
 
     def _claim(self, member: str, claim: Claim, known: _Object, now: float) -> Verdict:  # noqa: PLR0911 - a table
         if known.small is not None:
-            age_s = now - known.small_at
+            age_s = known.small.age_s + now - known.small_at
             if age_s <= min(DONE_S, claim.age_max_s):
                 return Given(replace(known.small, age_s=age_s))
             known.small = known.lease = None

@@ -3,17 +3,18 @@
 One node leads, as with content, and the others wait for what it is told for as long as it renews its lease; a few at a
 time give up after `PATIENCE_S`. A refusal is for that one client: then each asks for itself, at once.
 
-The answer is shared for `WINDOW_S`, which is as old as it may be: a herd comes within a moment, and whoever asks later
-asks the registry anew. Those who come with credentials share among themselves, and those without likewise: nobody is
-told by another node what the registry would tell only to somebody who is known. (In the name of a protected registry
-nothing is shared here; see `mirror.authorization`.)
+The answer is told with its age. How old it may be the tag's policy says (`leases.DONE_S` at most); whoever asks later
+asks the registry anew. What was said before a tag was invalidated is not told to who knows of that. Those who come
+with credentials share among themselves, and those without likewise: nobody is told by another node what the registry
+would tell only to somebody who is known. (In the name of a protected registry nothing is shared here; see
+`mirror.authorization`.)
 """
 
 from __future__ import annotations
 
 import asyncio
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -21,47 +22,39 @@ from mirror.errors import OverQuotaError, RefusedError, UnavailableError
 from mirror.herd.leases import PATIENCE_S
 from mirror.herd.source import HOLD_S, pause_s
 from mirror.herd.words import Claim, Closed, End, Follow, Given, Lead, Scope, Small, Wait
-from mirror.oci import Descriptor, Digest, InvalidDigestError, Tag
+from mirror.oci import Descriptor, Digest, InvalidDigestError
+from mirror.tags import Meaning
 
 if TYPE_CHECKING:
     import random
 
-    from mirror.authorization import Attesting
     from mirror.herd.claims import Claims
-    from mirror.source import Request
-
-WINDOW_S: Final = 1.0
-"""How old an answer may be that another node got. Longer hides a new push for as long; shorter splits a herd whose
-nodes do not start in the same second."""
+    from mirror.source import Request, Source
 
 
 class SharedTags:
-    """The registries, where they are asked for tags together."""
+    """The registries, where they are asked for tags together; see `mirror.tags.Together`."""
 
-    def __init__(self, upstream: Attesting, claims: Claims, rng: random.Random) -> None:
+    def __init__(self, upstream: Source, claims: Claims, rng: random.Random) -> None:
         self._upstream = upstream
         self._claims = claims
         self._rng = rng
-        self.attest = upstream.attest
-        self.token_for_anybody = upstream.token_for_anybody
 
-    async def resolve(self, request: Request) -> Descriptor:
-        """What a tag means, as the registry said a moment ago. Raises `SourceError`."""
-        if not isinstance(request.reference, Tag):
-            return await self._upstream.resolve(request)
+    async def meaning(self, request: Request, age_max_s: float, invalidated_at: int) -> Meaning:
+        """What the registry says, or said to another node. Raises `SourceError`."""
         loop = asyncio.get_running_loop()
-        name = _name(request)
+        name = _name(request, invalidated_at)
         begun_at = loop.time()
         while (waited_s := loop.time() - begun_at) < HOLD_S:
             # It is left out that a client is known: after a refusal those that are would lead one after the other.
-            match await self._claims.claim(Claim(Scope.ZONE, name, waited_s=waited_s, age_max_s=WINDOW_S)):
-                case Given(small):
-                    if descriptor := _read(small):
-                        return descriptor
+            match await self._claims.claim(Claim(Scope.ZONE, name, waited_s=waited_s, age_max_s=age_max_s)):
+                case Given(small) if small.age_s <= age_max_s:
+                    if meaning := _read(small):
+                        return meaning
                     break
                 case Lead(escape=False):
                     try:
-                        return await self._lead(request, name)
+                        return Meaning(await self._lead(request, name))
                     except UnavailableError as error:
                         if not error.retry_s or loop.time() - begun_at + error.retry_s >= PATIENCE_S:
                             raise
@@ -76,7 +69,7 @@ class SharedTags:
                 case _:
                     break
             await asyncio.sleep(rest_s)
-        return await self._upstream.resolve(request)
+        return Meaning(await self._upstream.resolve(request))
 
     async def _lead(self, request: Request, name: str) -> Descriptor:
         lease = self._claims.hold(Scope.ZONE, name, 0)
@@ -95,23 +88,23 @@ class SharedTags:
         return descriptor
 
 
-def _name(request: Request) -> str:
+def _name(request: Request, invalidated_at: int) -> str:
     """Stands for the question: who accepts other media types may be told of another manifest."""
     accept = blake2b(request.accept.encode(), digest_size=8).hexdigest()
     who = "anybody" if request.authorization is None else "somebody"
-    return f"{request.repository}:{request.reference} {accept} {who}"
+    return f"{request.repository}:{request.reference} {accept} {who} {invalidated_at}"
 
 
 def _write(descriptor: Descriptor) -> bytes:
     return orjson.dumps([str(descriptor.digest), descriptor.size])
 
 
-def _read(small: Small) -> Descriptor | None:
+def _read(small: Small) -> Meaning | None:
     """None when a member sent nonsense."""
     try:
         digest, size = orjson.loads(small.data)
         if not (size is None or type(size) is int):
             return None
-        return Descriptor(small.media_type, Digest.parse(digest), size)
+        return Meaning(Descriptor(small.media_type, Digest.parse(digest), size), small.age_s)
     except (ValueError, TypeError, AttributeError, InvalidDigestError):
         return None

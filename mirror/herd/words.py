@@ -45,7 +45,10 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Small:
-    """A small object whole: its media type, its bytes, and how many seconds ago they came from upstream."""
+    """A small object whole: its media type and its bytes, or what a tag means, and how many seconds ago that was said.
+
+    Bytes that have a digest are as good whenever they came, and have no age before the coordinator gets them.
+    """
 
     media_type: str
     data: bytes
@@ -58,7 +61,7 @@ class Claim:
 
     `lost` names members that broke off or do not answer, `absent` some that have it neither whole nor in flight.
     `known` says that my client has credentials, `waited_s` for how long it has waited, `second` that the coordinator in
-    front did not answer. `age_max_s` is how old a small object may be that others got from upstream.
+    front did not answer. `age_max_s` is how old a small object may be that others got.
     """
 
     scope: Scope

@@ -13,11 +13,11 @@ from mirror.challenge import Challenge
 from mirror.elements import Known
 from mirror.errors import NotFoundError, RefusedError, SourceError, UnavailableError
 from mirror.oci import Descriptor, Digest, Kind, Repository, Tag
-from mirror.policy import Authorize, Policy, RegistryPolicy, Unreachable
+from mirror.policy import TAG_MOMENT_S, Authorize, Policy, RegistryPolicy, Unreachable
 from mirror.policy import Tags as Rule
 from mirror.source import Content, Request
 from mirror.tags import Tags
-from tests.gating import Heard
+from tests.gating import Alone, Heard
 
 REPOSITORY = Repository("registry.test", "lib/app")
 V1 = Request(REPOSITORY, Kind.MANIFEST, Tag("v1"))
@@ -72,11 +72,15 @@ class Stage:
     heard: Heard = field(default_factory=Heard)
     now: float = NOW
 
+    def __post_init__(self) -> None:
+        self.together = Alone(self.upstream)
+
     def tags(self, **rules: object) -> Tags:
         policy = Policy({"registry.test": RegistryPolicy(**rules)})  # type: ignore[arg-type]
         authorization = Authorization(self.upstream, lambda: policy, clock=lambda: self.now, key=b"k")
         return Tags(
             self.objects,
+            self.together,
             authorization,
             self.heard,
             lambda: policy,
@@ -162,6 +166,28 @@ async def test_with_cluster_nobody_asks_until_the_ttl_is_over(stage: Stage) -> N
     assert stage.upstream.asked == []
     stage.now = NOW + 61
     assert await meaning(tags) == NEW
+
+
+async def test_what_the_registry_said_to_another_node_is_verified_as_of_then(stage: Stage) -> None:
+    tags = stage.tags(tags=Rule.CLUSTER, tag_ttl_s=60)
+    stage.together.age_s = 4.0
+    assert await meaning(tags) == NEW
+    assert stage.heard.tags[Tag("v1")] == Known(NEW, int(NOW) - 4)
+    stage.now = NOW + 57
+    assert await meaning(tags) == NEW
+    assert len(stage.upstream.asked) == 2, "a minute after it was said it is not fresh any more"
+
+
+@pytest.mark.parametrize(("rule", "age_max_s"), [(Rule.UPSTREAM, TAG_MOMENT_S), (Rule.CLUSTER, 60.0)])
+async def test_how_old_that_may_be_the_policy_says(stage: Stage, rule: Rule, age_max_s: float) -> None:
+    stage.knows(Known(OLD, 1, invalidated_at=7))
+    await meaning(stage.tags(tags=rule, tag_ttl_s=60))
+    assert stage.together.asked == [(age_max_s, 7)], "and not from before the invalidation"
+
+
+async def test_of_a_protected_registry_each_node_asks_for_itself(stage: Stage) -> None:
+    assert await meaning(stage.tags(authorize=Authorize.UPSTREAM)) == NEW
+    assert (len(stage.upstream.asked), stage.together.asked) == (1, [])
 
 
 async def test_with_cluster_a_runtime_that_holds_an_old_image_makes_nothing_fresh(stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -261,9 +261,9 @@ def test_one_that_has_the_whole_object_and_cannot_be_reached_is_replaced_at_once
 def test_a_small_object_is_in_the_answer_with_its_age() -> None:
     desk, small = Desk(), Small("text/plain", b"hello")
     desk.claim("ann")
-    desk.release("ann", End.DONE, small=small)
-    desk.wait(3.0)
-    assert desk.claim("bob") == Given(Small("text/plain", b"hello", 3.0))
+    desk.release("ann", End.DONE, small=replace(small, age_s=1.0))
+    desk.wait(2.0)
+    assert desk.claim("bob", age_max_s=3.0) == Given(replace(small, age_s=3.0))
     desk.wait(DONE_S - 3.0 + AN_INSTANT_S)
     assert desk.claim("bob") == Lead()
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from gossip import UnansweredError
-from mirror.challenge import Challenge
 from mirror.errors import RefusedError, SourceError
 from mirror.herd import Claims, Coordinator, Pace, SharedTags
 from mirror.herd.claims import YOUNG_S
@@ -21,7 +20,9 @@ from mirror.herd.roster import Place, Roster
 from mirror.herd.source import HOLD_S, PAUSE_S_MAX
 from mirror.herd.words import Claim, read_question
 from mirror.oci import Descriptor, Digest, Kind, Repository, Tag
-from mirror.source import Request
+from mirror.policy import TAG_MOMENT_S
+from mirror.source import Content, Request
+from mirror.tags import Meaning
 from tests.simulated_time import run
 
 NAMES = tuple(f"node{number:02}" for number in range(30))
@@ -48,10 +49,7 @@ class Registry:
             raise RefusedError(401, CHALLENGE)
         return MEANT
 
-    async def attest(self, request: Request) -> Descriptor:
-        raise NotImplementedError
-
-    async def token_for_anybody(self, registry: str, challenge: Challenge) -> str:
+    async def open(self, request: Request) -> Content:
         raise NotImplementedError
 
 
@@ -75,7 +73,8 @@ class Town:
         loop = asyncio.get_running_loop()
         begun_at = loop.time()
         try:
-            told: Descriptor | SourceError = await self.tags(name).resolve(request)
+            meaning = await self.tags(name).meaning(request, TAG_MOMENT_S, 0)
+            told: Descriptor | SourceError = meaning.descriptor
         except SourceError as error:
             told = error
         return told, loop.time() - begun_at
@@ -173,6 +172,33 @@ def test_who_waits_asks_the_coordinator_ever_less_often_and_not_all_at_the_same_
         assert max(late.values()) < len(NAMES) / 2
 
     play(Registry(answer_s=3.5), scene)
+
+
+def test_what_another_node_was_told_is_told_with_its_age_for_as_long_as_policy_says() -> None:
+    async def scene(town: Town) -> None:
+        await town.ask("node00")
+        said_at = asyncio.get_running_loop().time()
+        for name, rest_s in (("node01", 0.5), ("node02", 1.5)):
+            await asyncio.sleep(rest_s)
+            told = await town.tags(name).meaning(V1, 3.0, 0)
+            age_s = asyncio.get_running_loop().time() - said_at
+            assert told.descriptor == MEANT
+            assert told.age_s == pytest.approx(age_s, abs=0.01)
+        assert len(town.registry.asked) == 1
+        assert await town.tags("node03").meaning(V1, TAG_MOMENT_S, 0) == Meaning(MEANT, 0.0)
+        assert len(town.registry.asked) == 2
+
+    play(Registry(), scene)
+
+
+def test_what_was_said_before_an_invalidation_is_not_told_to_who_knows_of_it() -> None:
+    async def scene(town: Town) -> None:
+        await town.ask("node00")
+        for name in ("node01", "node02"):
+            await town.tags(name).meaning(V1, 3.0, 7)
+            assert len(town.registry.asked) == 2, "once again, for all who know"
+
+    play(Registry(), scene)
 
 
 def with_token(name: str) -> Request:
