@@ -38,8 +38,8 @@ object. *Digest*, *descriptor*, *reference*, *tag*, *repository*, *registry*: as
 **Reading order.** `oci`, `errors`, `source`, `pieces`; `pull`; `registry` between `http_request` and
 `content_response`; `policy`, `gate`, `tags` and `authorization`; `peers` with `choice`, `peer_mac` and `peer_tls`;
 `upstream` with `address_guard`, also for `listings` and `known_lists`; `resuming`, `transfer` with `single_flight`,
-`spool` and `intake`, `suspicion`; `herd`, with `upload_slots`; `stores`; `elements`, `cluster` and `hearsay`, and
-`bootstrap` with `election` and `lease` for who lets it in; then `app`, which puts an agent together, `settings` with
-`registry_table`, `live` for what changes of them, and `cli`. Apart from these: what leads runtimes here (`hosts` with
-`hosts_toml`, `registries_conf` with `registry_ports`) and what tells whether it works (`explain`, `doctor`).
+`spool`, `window` and `intake`, `suspicion`; `herd`, with `upload_slots`; `stores`; `elements`, `cluster` and `hearsay`,
+and `bootstrap` with `election` and `lease` for who lets it in; then `app`, which puts an agent together, `settings`
+with `registry_table`, `live` for what changes of them, and `cli`. Apart from these: what leads runtimes here (`hosts`
+with `hosts_toml`, `registries_conf` with `registry_ports`) and what tells whether it works (`explain`, `doctor`).
 """

@@ -113,7 +113,8 @@ class _Sender:
             assert isinstance(piece, FilePiece)
             piece.sent = piece.length
         elif isinstance(piece, FilePiece) and ZERO_COPY_SEND in self._extensions:
-            await self._move(piece, type=ZERO_COPY_SEND, file=piece.descriptor, offset=piece.start, count=piece.length)
+            part = {"file": piece.descriptor, "offset": piece.start, "count": piece.length, "is_kept": piece.is_kept}
+            await self._move(piece, type=ZERO_COPY_SEND, **part)
         elif isinstance(piece, SocketPiece) and SPLICE in self._extensions:
             await self._move(piece, type=SPLICE, socket=piece.socket, count=piece.length, silence_s=piece.silence_s)
         else:
@@ -163,7 +164,7 @@ class _Sender:
 
 def _cached(piece: FilePiece) -> bytes | None:
     small = piece.length <= COPIED_BYTES_MAX
-    return read_cached(piece.descriptor, piece.start, piece.length) if small else None
+    return read_cached(piece.descriptor, piece.start, piece.length) if small and piece.is_kept() else None
 
 
 async def _disconnected(receive: Receive) -> None:

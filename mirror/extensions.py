@@ -4,7 +4,8 @@ An app looks for these names in `scope["extensions"]` and, where one is there, s
 of `http.response.body`. The answer must have a Content-Length, and a last `http.response.body` ends it.
 
 - `ZERO_COPY_SEND` is ASGI's own ("Zero Copy Send" in its extensions): `file` (a descriptor, or an object that has
-  one), `offset` and `count` (by default from the file's position to its end), `more_body`.
+  one), `offset` and `count` (by default from the file's position to its end), `more_body`; and, beyond ASGI's,
+  `is_kept` (see `mirror.pieces.FilePiece`).
 - `SPLICE` is this project's: `socket` (non-blocking), `count` (how many of its bytes), `silence_s` (how long it may
   give nothing although the client would take it).
 

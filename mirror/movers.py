@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from mirror.extensions import ClientGoneError
 from mirror.intake import GATHER_S, wake_for
+from mirror.pieces import NOT_KEPT
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from mirror.pipes import Pipe
@@ -119,16 +121,22 @@ class Mover:
 class FileMover(Mover):
     """sendfile(2), a window at a time. A window that is not in the page cache is brought there by a thread first."""
 
-    def __init__(self, client: socket.socket, file: int, start: int, length: int, disk: Executor) -> None:
-        super().__init__(client, length, DISK_S)
+    def __init__(
+        self, client: socket.socket, file: int, positions: range, disk: Executor, is_kept: Callable[[], bool]
+    ) -> None:
+        super().__init__(client, len(positions), DISK_S)
         self._file = file
-        self._start = start
+        self._start = positions.start
         self._disk = disk
-        self._warm_until = start
+        self._is_kept = is_kept
+        self._warm_until = positions.start
         self._warming: asyncio.Future[None] | None = None
         self._proceed()
 
     def _proceed(self) -> None:
+        if not self._is_kept():
+            self.stop(reason=NOT_KEPT)
+            return
         position = self._start + self.sent
         if position == self._warm_until:
             window = min(self._length - self.sent, WINDOW_BYTES)

@@ -17,22 +17,28 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 FILE_READ_BYTES: Final = 1024 * 1024
 """How much of a file is read at a time, in a thread. Larger reads cost memory per transfer and save little."""
 SOCKET_READ_BYTES: Final = 64 * 1024
 """How much is read from a connection at a time; the event loop turns between two reads. A server without zero copy
 holds that much for each client that is slow."""
+NOT_KEPT: Final = "its bytes are kept no longer"
 
 
 @dataclass(slots=True)
 class FilePiece:
-    """`length` bytes of a file from `start` on. The descriptor is the body's, open until the body is closed."""
+    """`length` bytes of a file from `start` on. The descriptor is the body's, open until the body is closed.
+
+    `is_kept` tells whether they are all there still: it is asked after each read into memory, and before each call that
+    moves some, both on the event loop.
+    """
 
     descriptor: int
     start: int
     length: int
+    is_kept: Callable[[], bool] = lambda: True
     sent: int = 0
     failure: str = ""
     """Why `sent` is less than `length`, in words for a log."""
@@ -74,6 +80,9 @@ async def read_piece(piece: Piece) -> AsyncGenerator[bytes, None]:
             chunk = await (_read_file(piece) if isinstance(piece, FilePiece) else _read_socket(piece))
         except (OSError, TimeoutError) as error:
             piece.failure = str(error) or type(error).__name__
+            return
+        if isinstance(piece, FilePiece) and not piece.is_kept():
+            piece.failure = NOT_KEPT
             return
         if not chunk:
             piece.failure = f"it ended {piece.length - piece.sent} bytes early"

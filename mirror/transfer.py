@@ -23,8 +23,9 @@ from mirror.errors import NoSourceLeftError, UnavailableError
 from mirror.intake import BATCH_BYTES, NoRoomError, finished, readable
 from mirror.pieces import FilePiece, SocketPiece, read_piece
 from mirror.source import Content, MemoryBody
-from mirror.spool import PUNCH_BYTES, SpoolFile
+from mirror.spool import SpoolFile
 from mirror.verified import hashed_on_its_way
+from mirror.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mirror.pieces import Piece
     from mirror.source import Body, Request
     from mirror.stores import Ingest
+    from mirror.window import Reader
 
 LINGER_S: Final = 5.0
 """How long a transfer that nobody reads stays: a client that lost its connection comes back, and others are late."""
@@ -48,10 +50,8 @@ FIRST_BYTES_S: Final = 10.0
 """How long a reader waits for the bytes at its offset before it gets a request of its own."""
 END_S: Final = 1.0
 """How long a source whose last byte came may take to end."""
-ROOM_S: Final = 3.0
-"""How long a window waits for a step of its slowest reader before it is given up."""
 WINDOW_PIECE_BYTES: Final = 1024 * 1024
-"""A step of a reader in a window, which waits for it: on a slow network larger ones would take longer than `ROOM_S`."""
+"""A step of a reader in a window, whose room is free only when the step was taken."""
 
 log = logging.getLogger(__name__)
 
@@ -85,24 +85,24 @@ class Transfer:
         self.failure: UnavailableError | None = None
         self._failed_for_good = False
         self.descriptor = -1
-        self.piece_bytes_max = PIECE_BYTES_MAX
-        if isinstance(file, SpoolFile) and file.room < self.size:
-            self.piece_bytes_max = WINDOW_PIECE_BYTES
         self.verifies = file.verifies
         self.closed = False
         self._counts_as = content.source  # for the request that began it; for those that join, it is in flight
         self._file = file
         self._written = 0
         self._verified = not file.verifies
-        self._start = 0  # what lies before was punched out
         self._foremost = 0
-        self._readers: set[TransferBody] = set()
+        self._readers: set[Reader] = set()
         self._gathered: deque[bytes] = deque()
         self._gathered_bytes = 0
         self._drawn: SocketPiece | None = None
         self._fetched = 0  # gathered, on its way to the disk, or written
         self._grown = Bell()
         self._stirred = Bell()  # bytes were gathered or written, a reader moved, the source ended
+        self._window: Window | None = None
+        if isinstance(file, SpoolFile) and file.room < self.size:
+            self._window = Window(file, self._readers, self._stirred.wait)
+        self.piece_bytes_max = WINDOW_PIECE_BYTES if self._window else PIECE_BYTES_MAX
         self._changed = changed
         self._lingering: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -198,8 +198,13 @@ class Transfer:
     def leave(self, reader: TransferBody) -> None:
         """A reader goes."""
         self._readers.discard(reader)
+        self._stirred.ring()
         if not self._readers:
             self._linger()
+
+    @property
+    def _start(self) -> int:
+        return self._window.start if self._window else 0
 
     def check(self) -> None:
         """Assert what always holds."""
@@ -290,7 +295,8 @@ class Transfer:
                 chunks, length = tuple(self._gathered), self._gathered_bytes
                 self._gathered.clear()
                 self._gathered_bytes = 0
-                await self._make_room(length)
+                if self._window is not None:
+                    await self._window.make_room(self._written, length)
                 if not await self._file.write(chunks):
                     raise UnavailableError("the disk took no more")
                 self._grow(length)
@@ -310,7 +316,8 @@ class Transfer:
             while self._far_ahead():
                 await self._stirred.wait()
             wanted = min(BATCH_BYTES, piece.length - piece.sent)
-            await self._make_room(wanted)
+            if self._window is not None:
+                await self._window.make_room(self._written, wanted)
             try:
                 if not full:
                     await readable(piece.socket, wanted, piece.silence_s)
@@ -341,39 +348,16 @@ class Transfer:
     def _far_ahead(self) -> bool:
         return self._fetched - self._foremost > AHEAD_BYTES_MAX and not self._file.keeps
 
-    async def _make_room(self, length: int) -> None:
-        """In a window: punch out what all readers have passed. Raises `UnavailableError` when that is not enough."""
-        file = self._file
-        if not isinstance(file, SpoolFile):
-            return
-        while self._written + length - self._start > file.room:
-            passed = min((reader.position for reader in self._readers), default=0)
-            passed -= passed % PUNCH_BYTES
-            if passed <= self._start:
-                await self._step_of_the_slowest()
-                continue
-            start, self._start = self._start, passed  # nobody joins there from now on
-            if not await file.punch(start, passed):
-                raise UnavailableError("the spool is full, and its filesystem cannot free parts of a file")
-
-    async def _step_of_the_slowest(self) -> None:
-        slowest = min((reader.position for reader in self._readers), default=0)
-        try:
-            async with asyncio.timeout(ROOM_S):
-                while min((reader.position for reader in self._readers), default=self.size) <= slowest:
-                    await self._stirred.wait()
-        except TimeoutError:
-            raise UnavailableError("the spool is full") from None
-
 
 class TransferBody:
-    """What one reader gets of a transfer; `position` is how far it is."""
+    """What one reader gets of a transfer; `position` is how far it is, `left_behind` as in `mirror.window`."""
 
     def __init__(self, transfer: Transfer, positions: range) -> None:
         self._transfer = transfer
         self._stop = positions.stop
         self._open = True
         self.position = positions.start
+        self.left_behind = False
         transfer.join(self)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
@@ -381,13 +365,18 @@ class TransferBody:
         transfer = self._transfer
         while self.position < self._stop:
             await transfer.reach(self.position)
-            length = min(transfer.readable, self._stop) - self.position
-            piece = FilePiece(transfer.descriptor, self.position, min(length, transfer.piece_bytes_max))
+            if self.left_behind:
+                raise UnavailableError("others waited for this reader for too long")
+            length = min(min(transfer.readable, self._stop) - self.position, transfer.piece_bytes_max)
+            piece = FilePiece(transfer.descriptor, self.position, length, self._is_kept)
             yield piece
             self.position += piece.sent
             transfer.progressed(self)
             if piece.sent < piece.length:
                 raise UnavailableError(f"the spool cannot be read: {piece.failure}")
+
+    def _is_kept(self) -> bool:
+        return not self.left_behind
 
     async def aclose(self) -> None:
         """Leave the transfer to others."""

@@ -108,7 +108,7 @@ def _parts(piece: Piece, rate: UploadRate) -> Iterator[tuple[Piece, int]]:
     while piece.sent < piece.length:
         size = min(rate.turn_bytes, piece.length - piece.sent)
         part = (
-            FilePiece(piece.descriptor, piece.start + piece.sent, size)
+            FilePiece(piece.descriptor, piece.start + piece.sent, size, piece.is_kept)
             if isinstance(piece, FilePiece)
             else SocketPiece(piece.socket, size, piece.silence_s)
         )

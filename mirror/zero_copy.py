@@ -169,8 +169,10 @@ class ZeroCopyProtocol(LimitedProtocol):
         length = message.get("count")
         if length is None:
             length = os.fstat(descriptor).st_size - start
+        is_kept = message.get("is_kept", lambda: True)
         if length and await self._ready(cycle, length):
-            await self._move(cycle, FileMover(self._client(), descriptor, start, length, self._shared.disk))
+            positions = range(start, start + length)
+            await self._move(cycle, FileMover(self._client(), descriptor, positions, self._shared.disk, is_kept))
 
     async def _send_socket(self, cycle: RequestResponseCycle, message: Message, send: Send) -> None:
         piece = SocketPiece(message["socket"], message["count"], message["silence_s"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from mirror import spool, transfer
+from mirror import spool, transfer, window
 from mirror.errors import CorruptError, NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
 from mirror.metrics import Metrics
 from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository
@@ -453,6 +453,98 @@ async def test_nobody_joins_where_a_window_has_a_hole(tmp_path: Path, monkeypatc
         assert await here.read(tap, request) == data
         assert len(tap.opened) == 2
         await content.body.aclose()
+
+
+LARGE = random.Random(5).randbytes(60_000_000)
+LARGE_BLOB = BLOB.by_digest(Digest.of(LARGE))
+
+
+@asynccontextmanager
+async def windows(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Place]:
+    """A place where a large blob gets a window, which is full long before its source is as far ahead as it may be."""
+    monkeypatch.setattr(spool, "WINDOW_BYTES", 4 * PUNCH_BYTES)
+    monkeypatch.setattr(window, "HELD_UP_S", 0.2)
+    async with place(directory, bytes_max=5 * PUNCH_BYTES) as here:
+        yield here
+
+
+async def test_a_full_window_that_nobody_reads_waits_for_who_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = Tap(LARGE, len(LARGE))
+    async with windows(tmp_path, monkeypatch) as here:
+        await (await here.open(tap, LARGE_BLOB)).body.aclose()
+        await until(tap, 4 * PUNCH_BYTES)
+        await asyncio.sleep(0.1)
+        rest = LARGE_BLOB.in_part(ByteRange.starting_at(1_000_000))
+        assert await here.read(tap, rest) == LARGE[1_000_000:]
+        assert len(tap.opened) == 1
+
+
+async def test_a_full_window_whose_only_reader_leaves_is_given_up_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "LINGER_S", 0.1)
+    tap = Tap(LARGE, len(LARGE))
+    async with windows(tmp_path, monkeypatch) as here:
+        content = await here.open(tap, LARGE_BLOB)
+        await until(tap, 4 * PUNCH_BYTES)
+        await asyncio.sleep(0.1)
+        await content.body.aclose()
+        await here.over()
+        assert tap.closed == 1
+
+
+async def test_a_reader_for_whom_others_waited_too_long_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = Tap(LARGE, len(LARGE))
+    async with windows(tmp_path, monkeypatch) as here:
+        slow = (await here.open(tap, LARGE_BLOB)).body
+        pieces = slow.pieces()
+        piece = await anext(pieces)
+        assert await here.read(tap, LARGE_BLOB) == LARGE
+        assert [chunk async for chunk in read_piece(piece)] == [], "there is a hole now"
+        with pytest.raises(UnavailableError):
+            await anext(pieces)
+        await slow.aclose()
+        assert len(tap.opened) == 1
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+async def test_readers_who_are_as_slow_as_each_other_are_all_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
+) -> None:
+    tap = Tap(LARGE, len(LARGE))
+    async with windows(tmp_path, monkeypatch) as here:
+        bodies = [(await here.open(tap, LARGE_BLOB)).body for _ in range(readers)]
+        pauses = [await anext(body.pieces()) for body in bodies]
+        await until(tap, 4 * PUNCH_BYTES)
+        await asyncio.sleep(3 * window.HELD_UP_S)
+        assert [moved(piece) for piece in pauses] == [0] * readers
+        assert await asyncio.gather(*(read_all(body, len(LARGE)) for body in bodies)) == [LARGE] * readers
+        assert len(tap.opened) == 1
+
+
+async def test_a_client_that_is_left_behind_sees_right_bytes_and_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = Tap(LARGE, len(LARGE))
+    path = f"/v2/lib/app/blobs/{LARGE_BLOB.digest}?ns=registry.test"
+    async with windows(tmp_path, monkeypatch) as here:
+        app = create_registry(Shared(here.transfers, tap, tap), Metrics().face("client"))
+        async with serving(app) as url:
+            host, port = url.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            async with aiohttp.ClientSession() as session, session.get(url + path) as response:
+                assert await response.read() == LARGE
+            received = await reader.read()
+            assert len(received) < len(LARGE)
+            assert LARGE.startswith(received)
+            writer.close()
+        assert len(tap.opened) == 1
 
 
 async def test_hashed_bytes_that_are_right_are_given_to_the_end(tmp_path: Path) -> None:

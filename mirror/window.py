@@ -1,0 +1,85 @@
+"""A window on an object in flight: what all readers have passed is punched out of its file, which makes room for more.
+
+What comes next waits for the slowest reader. While all are as slow that is right, however slow they are. A reader for
+whom others have to wait is left behind, and goes on from elsewhere alone; the last one never is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
+
+from mirror.errors import UnavailableError
+from mirror.spool import PUNCH_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mirror.spool import SpoolFile
+
+HELD_UP_S: Final = 2.0
+"""How much longer readers may wait for the slowest than they do not have to: who makes others less than half as fast as
+they could be is left behind. Raising it lets a client that pauses hold up a herd for longer; each that is left behind
+costs a request, and the rest of the object once more if only the registry has that."""
+
+
+class Reader(Protocol):
+    """Whoever reads the file."""
+
+    position: int
+    """Where it is; what lies before it does not want."""
+    left_behind: bool
+    """Set when its bytes are about to be punched out, those that it was given to read too."""
+
+
+class Window:
+    """The part of a file from `start` on; holes before it. `changed` waits until a reader comes, moves or leaves."""
+
+    def __init__(self, file: SpoolFile, readers: set[Reader], changed: Callable[[], Awaitable[None]]) -> None:
+        self.start = 0
+        self._file = file
+        self._readers = readers
+        self._changed = changed
+        self._held_up_s = 0.0  # how much longer readers waited for room than they did not, until `_held_up_at`
+        self._held_up_at = 0.0
+
+    async def make_room(self, written: int, length: int) -> None:
+        """Wait until there is room for `length` bytes behind those that are `written`.
+
+        While there is no reader this waits for one, without end. Raises `UnavailableError` when the filesystem cannot
+        punch.
+        """
+        while written + length - self.start > self._file.room:
+            passed = min([written, *(reader.position for reader in self._readers)]) if self._readers else self.start
+            passed -= passed % PUNCH_BYTES
+            if passed <= self.start:
+                await self._step(written)
+                continue
+            start, self.start = self.start, passed  # nobody joins there from now on
+            if not await self._file.punch(start, passed):
+                raise UnavailableError("the spool is full, and its filesystem cannot free parts of a file")
+
+    async def _step(self, written: int) -> None:
+        """Wait for a change; leave the slowest reader behind when others have waited for it for too long."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        self._held_up_s = max(0.0, self._held_up_s - (since - self._held_up_at))
+        self._held_up_at = since
+        if not self._holds_up(written):
+            await self._changed()
+            return
+        try:
+            async with asyncio.timeout(HELD_UP_S - self._held_up_s):
+                await self._changed()
+            self._held_up_s += loop.time() - since
+        except TimeoutError:
+            if self._holds_up(written):
+                slowest = min(self._readers, key=lambda reader: reader.position)
+                slowest.left_behind = True
+                self._readers.remove(slowest)
+            self._held_up_s = 0.0
+        self._held_up_at = loop.time()
+
+    def _holds_up(self, written: int) -> bool:
+        """Whether a reader has all that is written; it is not the slowest, for whom there is no room for more."""
+        return any(reader.position == written for reader in self._readers)
