@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
@@ -39,8 +40,11 @@ class Challenge:
             if name.lower() != "www-authenticate" or scheme.lower() != "bearer":
                 continue
             values = {key.lower(): quoted or plain for key, quoted, plain in _PARAMETER.findall(rest)}
-            if urlsplit(values.get("realm", "")).scheme in {"http", "https"}:
-                return cls(values["realm"], values.get("service", ""), values.get("scope", ""))
+            challenge = cls(values.get("realm", ""), values.get("service", ""), values.get("scope", ""))
+            with suppress(ValueError):  # no URL, or bytes that are no text
+                challenge.url.encode()
+                if urlsplit(challenge.realm).scheme in {"http", "https"}:
+                    return challenge
         return None
 
     @property

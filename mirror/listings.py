@@ -74,7 +74,8 @@ class Listing:
         if self.warning:
             headers["Warning"] = f'299 - "{self.warning}"'
         if self.next_query:
-            headers["Link"] = f'<{path}?{urlencode([*self.next_query, *query])}>; rel="next"'
+            following = urlencode([*self.next_query, *query], errors="surrogateescape")
+            headers["Link"] = f'<{path}?{following}>; rel="next"'
         return headers
 
 

@@ -61,11 +61,16 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             **({each.name: getattr(facts, each.name) for each in fields(facts)} if facts else {}),
-            "message": record.getMessage(),
+            "message": _text(record.getMessage()),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = _text(self.formatException(record.exc_info))
         return orjson.dumps(line, default=str).decode()
+
+
+def _text(message: str) -> str:
+    """The message in characters that JSON has: bytes that came in a header, and are no text, are escaped."""
+    return message.encode(errors="backslashreplace").decode()
 
 
 class RateLimit(logging.Filter):

@@ -31,7 +31,7 @@ from mirror.oci import Kind
 from mirror.trail import READER_HEADER, Answer, read_member
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -159,7 +159,7 @@ class Registry:
         listing = await lists.list(read_listing(http, headers, self._itself))
         self._answered(answer, 200)
         named = [(name, value) for name, value in http.query_params.multi_items() if name == "ns"]
-        return Response(listing.body, headers=listing.headers(http.url.path, named))
+        return _relayed(200, listing.headers(http.url.path, named).items(), listing.body)
 
     def _description(self, answer: Answer, descriptor: Descriptor) -> Response:
         self._answered(answer, 200)
@@ -184,12 +184,10 @@ class Registry:
 
     def _refusal(self, answer: Answer, error: RefusedError) -> Response:
         self._answered(answer, error.status, str(error))
-        response = Response(error.body, status_code=error.status)
-        for name, value in error.headers:
-            response.headers.append(name, value)
-        return response
+        return _relayed(error.status, error.headers, error.body)
 
     def _error(self, answer: Answer, code: Code, message: str, headers: dict[str, str] | None = None) -> Response:
+        message = message.encode(errors="backslashreplace").decode()  # a registry's bytes may be in it that are no text
         self._answered(answer, code.status, message)
         body = orjson.dumps({"errors": [{"code": code.value, "message": message}]})
         return Response(body, status_code=code.status, media_type=JSON, headers=headers)
@@ -203,6 +201,13 @@ class Registry:
 def _without_content(status: int, descriptor: Descriptor, length: int | None) -> Response:
     response = Response(status_code=status)
     response.raw_headers = describe(descriptor, length)
+    return response
+
+
+def _relayed(status: int, headers: Iterable[tuple[str, str]], body: bytes) -> Response:
+    """An answer of a registry, with its headers byte for byte: aiohttp reads them as UTF-8, and keeps what is not."""
+    response = Response(body, status)
+    response.raw_headers += [(name.lower().encode(), value.encode(errors="surrogateescape")) for name, value in headers]
     return response
 
 

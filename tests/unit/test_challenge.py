@@ -28,7 +28,18 @@ def test_a_realm_may_have_a_query_and_be_unquoted() -> None:
     assert challenge.url == "https://auth.test/token?x=1&scope=s"
 
 
-@pytest.mark.parametrize("value", ['Basic realm="x"', "Bearer", 'Bearer realm="/token"', 'Bearer realm="file:///etc"'])
+@pytest.mark.parametrize(
+    "value",
+    [
+        'Basic realm="x"',
+        "Bearer",
+        'Bearer realm="/token"',
+        'Bearer realm="file:///etc"',
+        'Bearer realm="https://[x"',
+        'Bearer realm="https://auth.test/\udcff"',
+        'Bearer realm="https://auth.test/token",service="\udcff"',
+    ],
+)
 def test_other_challenges_are_of_no_use(value: str) -> None:
     assert find(value) is None
 

@@ -45,6 +45,11 @@ def test_what_is_printable_stays_as_it_is() -> None:
     assert logged(HumanFormatter("%(message)s"), "Zürich-ノード") == "member Zürich-ノード left\n"
 
 
+@pytest.mark.parametrize("formatter", [HumanFormatter("%(message)s"), JsonFormatter()], ids=["human", "json"])
+def test_bytes_that_are_no_text_do_not_lose_the_line(formatter: logging.Formatter) -> None:
+    assert "\\udcff left" in logged(formatter, b"\xff".decode(errors="surrogateescape")).replace("\\\\", "\\")
+
+
 SECRET = "c2VjcmV0LXRva2Vu"
 
 

@@ -1,9 +1,10 @@
-"""What the HTTP edge does when its source is slow or breaks off."""
+"""What the HTTP edge does when its source is slow or breaks off, or says what is no text."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
@@ -13,9 +14,11 @@ from mirror.errors import UnavailableError
 from mirror.metrics import Metrics
 from mirror.oci import OCTET_STREAM, Descriptor, Digest
 from mirror.pieces import Piece
+from mirror.registries import Endpoint, Registries
 from mirror.registry import create_registry
 from mirror.source import Content, Request
-from tests.serving import serving
+from mirror.upstream import Upstream
+from tests.serving import Scripted, answering, scripted, serving
 
 DIGEST = Digest.of(b"x")
 SIZE = 1_000_000
@@ -55,6 +58,15 @@ class Source:
         return Content(Descriptor(OCTET_STREAM, request.digest, self.size), positions, self.body, "peer", "b")
 
 
+@asynccontextmanager
+async def mirror_of(server: Scripted) -> AsyncGenerator[aiohttp.ClientSession]:
+    """A client of a mirror of a registry."""
+    async with Upstream(Registries({"registry.test": (Endpoint(server.url),)})) as upstream:
+        app = create_registry(upstream, Metrics().face("client"), lists=upstream)
+        async with serving(app) as base, aiohttp.ClientSession(base) as session:
+            yield session
+
+
 def url(base: str) -> str:
     return f"{base}/v2/lib/app/blobs/{DIGEST}?ns=registry.test"
 
@@ -65,6 +77,51 @@ async def test_no_source_in_time_is_503_so_that_the_runtime_goes_on(monkeypatch:
     async with serving(app) as base, aiohttp.ClientSession() as session, session.get(url(base)) as response:
         assert response.status == 503
         assert (await response.json())["errors"][0]["code"] == "UNAVAILABLE"
+
+
+CHALLENGES = {
+    "ascii": b'Bearer realm="https://auth.test/token"',
+    "utf-8 that is latin-1 too": 'Basic realm="für"'.encode(),
+    "utf-8 beyond latin-1": 'Basic realm="Zażółć"'.encode(),
+    "latin-1": 'Basic realm="für"'.encode("latin-1"),
+    "no text at all": bytes(byte for byte in range(0x20, 0x100) if byte != 0x7F),
+}
+
+
+@pytest.mark.parametrize("challenge", CHALLENGES.values(), ids=CHALLENGES.keys())
+@pytest.mark.parametrize("path", ["blobs/" + str(DIGEST), "manifests/v1", "tags/list"])
+async def test_a_challenge_is_relayed_byte_for_byte(challenge: bytes, path: str) -> None:
+    refusal = [f"WWW-Authenticate: {challenge.decode('latin-1').strip()}", "Content-Length: 0"]
+    async with scripted(answering("401 Unauthorized", refusal)) as server, mirror_of(server) as session:
+        async with session.get(f"/v2/lib/app/{path}?ns=registry.test") as response:
+            assert response.status == 401
+            values = [value for name, value in response.raw_headers if name.lower() == b"www-authenticate"]
+    assert values == [challenge.strip()]
+
+
+@pytest.mark.parametrize("header", ["Location: http://[\xff", "Location: http://\xff\xff:x/"])
+@pytest.mark.parametrize("path", ["blobs/" + str(DIGEST), "manifests/v1", "tags/list"])
+async def test_a_redirect_that_is_no_text_is_503(header: str, path: str) -> None:
+    async with scripted(answering("302 Found", [header, "Content-Length: 0"])) as server, mirror_of(server) as session:
+        async with session.get(f"/v2/lib/app/{path}?ns=registry.test") as response:
+            assert response.status == 503
+            assert (await response.json())["errors"][0]["code"] == "UNAVAILABLE"
+
+
+async def test_a_list_whose_headers_are_no_text_is_passed_on() -> None:
+    headers = [
+        "Content-Type: application/json; charset=\xff",
+        "OCI-Filters-Applied: \xff",
+        'Link: </v2/lib/app/tags/list?last=\xff>; rel="next"',
+        "Content-Length: 2",
+    ]
+    async with scripted(answering("200 OK", headers, b"{}")) as server, mirror_of(server) as session:
+        async with session.get("/v2/lib/app/tags/list?ns=registry.test") as response:
+            assert response.status == 200
+            given = dict(response.raw_headers)
+    assert given[b"content-type"].endswith(b"=\xff")
+    assert given[b"oci-filters-applied"] == b"\xff"
+    assert given[b"link"] == b'</v2/lib/app/tags/list?last=%FF&ns=registry.test>; rel="next"'
 
 
 async def test_a_body_that_breaks_off_ends_with_fin_and_never_with_a_reset() -> None:
