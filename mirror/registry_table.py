@@ -214,9 +214,9 @@ POLICY_KEYS: Final[Mapping[str, Key]] = {
     "tags": Key(
         _member_of(Tags),
         {"enum": _values(Tags)},
-        "Who says what a tag means. upstream: the registry, each time. cluster: any node that asked the registry less "
-        "than tag_ttl_s ago, else the registry. Both: the last known when it does not answer. never: nobody, so that "
-        "tags are not mirrored. Default: upstream.",
+        "Who says what a tag means. upstream: the registry, each time; nodes that ask at the same moment share its "
+        "answer. cluster: any node that asked the registry less than tag_ttl_s ago, else the registry. Both: the last "
+        "known when it does not answer. never: nobody, so that tags are not mirrored. Default: upstream.",
     ),
     "tag_rules": Key(
         _read_rules,

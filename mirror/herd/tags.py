@@ -4,10 +4,12 @@ One node leads, as with content, and the others wait for what it is told for as 
 time give up after `PATIENCE_S`. A refusal is for that one client: then each asks for itself, at once.
 
 The answer is told with its age. How old it may be the tag's policy says (`leases.DONE_S` at most); whoever asks later
-asks the registry anew. What was said before a tag was invalidated is not told to who knows of that. Those who come
-with credentials share among themselves, and those without likewise: nobody is told by another node what the registry
-would tell only to somebody who is known. (In the name of a protected registry nothing is shared here; see
-`mirror.authorization`.)
+asks the registry anew. What was said before a tag was invalidated is not told to who knows of that.
+
+Those who come with credentials share among themselves, whatever these are, and those without likewise. They are not
+compared: a token is of one node alone, so each would ask for itself, and what stands for a password must not reach
+other members. So who comes with wrong ones may be told what the registry told another, as the policy of an open
+registry has it; of a protected one nothing is shared (`mirror.tags`).
 """
 
 from __future__ import annotations

@@ -163,6 +163,16 @@ def test_who_waited_too_long_asks_for_itself_a_few_at_a_time() -> None:
     play(Registry(answer_s=60.0), scene)
 
 
+def test_who_comes_without_credentials_is_not_told_what_was_said_to_those_who_have_some() -> None:
+    async def scene(town: Town) -> None:
+        told = await asyncio.gather(town.ask("node00", with_token("ann")), town.ask("node01", with_token("bob")))
+        assert [answer for answer, _ in told] == [MEANT, MEANT]
+        assert isinstance((await town.ask("node02"))[0], RefusedError)
+        assert town.registry.asked == ["Bearer ann", None]
+
+    play(Registry(private=True), scene)
+
+
 def test_who_waits_asks_the_coordinator_ever_less_often_and_not_all_at_the_same_moment() -> None:
     async def scene(town: Town) -> None:
         await asyncio.gather(*(town.ask(name) for name in NAMES))
