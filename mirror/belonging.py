@@ -6,6 +6,10 @@ registry is protected (`mirror.policy`), it matters whose an object is, and the 
 - in the name of a protected registry an object is given if it is known to belong to that very repository;
 - in the name of another one, if it is known to belong to any registry that is not protected.
 
+A store that keeps what passes through had the bytes from each name that it notes. containerd notes a registry for all
+that an image of it lists, also where it had the bytes from elsewhere, so whoever lists a private digest makes a name
+for it. What a containerd notes to be of a protected registry too is therefore given in no other registry's name.
+
 Everything else is not found here, and comes from another node or the registry itself. This stands before the store on
 both faces, so a node decides by its own policy what it gives to peers; all nodes should have the same. It costs one
 question to the runtime for each object, the first time.
@@ -65,17 +69,18 @@ class Belonging:
     async def _check(self, repository: Repository, digest: Digest) -> None:
         """Raises `NotFoundError`, and `UnavailableError` when the store cannot say whose an object is."""
         policy = self._policy()
-        if not policy.protects or _may(policy, repository, self._origins.get(digest, frozenset())):
+        if not policy.protects or self._may(policy, repository, self._origins.get(digest, frozenset())):
             return
         origins = self._origins[digest] = await self._store.origins(digest)
         self._origins.move_to_end(digest)
         if len(self._origins) > OBJECTS_MAX:
             self._origins.popitem(last=False)
-        if not _may(policy, repository, origins):
+        if not self._may(policy, repository, origins):
             raise NotFoundError(f"{digest} is not known here as an object of {repository}")
 
-
-def _may(policy: Policy, repository: Repository, origins: frozenset[Repository]) -> bool:
-    if policy.is_protected(repository.registry):
-        return repository in origins
-    return any(not policy.may_be_protected(origin.registry) for origin in origins)
+    def _may(self, policy: Policy, repository: Repository, origins: frozenset[Repository]) -> bool:
+        known = {origin.registry for origin in origins}
+        protected = {registry for registry in known if policy.may_be_protected(registry)}
+        if policy.is_protected(repository.registry):
+            return repository in origins and (self._store.keeps or protected <= {repository.registry})
+        return known > protected and (self._store.keeps or not protected)

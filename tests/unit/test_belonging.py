@@ -20,7 +20,16 @@ PUBLIC = Repository("docker.io", "library/nginx")
 EVIL = Repository("evil.example", "x/y")
 DATA = b"a layer"
 DIGEST = Digest.of(DATA)
-PROTECTING = Policy({"registry.corp": RegistryPolicy(authorize=Authorize.UPSTREAM)})
+PROTECTED = RegistryPolicy(authorize=Authorize.UPSTREAM)
+PROTECTING = Policy({"registry.corp": PROTECTED})
+
+
+class Labelled(OciLayout):
+    """Notes whose an object is as a containerd does: perhaps because an image listed it, not because it came so."""
+
+    @property
+    def keeps(self) -> bool:
+        return False
 
 
 @pytest.fixture
@@ -77,6 +86,31 @@ async def test_what_came_in_both_names_is_given_in_both(store: OciLayout) -> Non
     assert await given(store, PRIVATE)
     assert await given(store, PUBLIC)
     assert not await given(store, NEIGHBOUR)
+
+
+async def test_what_an_image_of_another_registry_lists_is_not_its_own_where_a_protected_one_may_have_it(
+    store: OciLayout,
+) -> None:
+    await came(store, PRIVATE, EVIL)
+    labelled = Labelled(store._files.path, 10**6)
+    assert await given(labelled, PRIVATE)
+    for other in (EVIL, PUBLIC):
+        assert not await given(labelled, other)
+    both = Policy({"registry.corp": PROTECTED, "evil.example": PROTECTED})
+    assert not await given(labelled, EVIL, both)
+    assert not await given(labelled, PRIVATE, both), "which of the two only listed it is not known"
+    port = Policy({"registry.corp:5000": PROTECTED})
+    for other in (EVIL, PRIVATE):
+        assert not await given(labelled, other, port)
+
+
+async def test_repositories_of_one_registry_share_what_both_list(store: OciLayout) -> None:
+    await came(store, PRIVATE, NEIGHBOUR)
+    labelled = Labelled(store._files.path, 10**6)
+    assert await given(labelled, PRIVATE)
+    assert await given(labelled, NEIGHBOUR)
+    await came(store, PUBLIC)
+    assert await given(Labelled(store._files.path, 10**6), PRIVATE), "an open registry has no secrets to lose"
 
 
 async def test_what_is_nobodys_is_given_to_nobody_as_soon_as_anything_is_protected(store: OciLayout) -> None:
