@@ -14,8 +14,10 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from gossip import overlay
+from gossip.fields import COUNTER_MAX, U64_MAX
 from gossip.membership import REFUTATION_MAX, Claim, Status
 from gossip.messages import CLAIMS_PER_MESSAGE_MAX, Ack, Compare, Heartbeat, Join, Members, Ping, PingRequest
+from gossip.or_set import Epoch
 
 if TYPE_CHECKING:
     from gossip.content import Content
@@ -38,14 +40,14 @@ RENEWAL_S: Final = 1.0
 class Encounters:
     """What one replica learns of members by being spoken to.
 
-    What it wants sent is in `sends`, those to listen to anew in `moved`. `outlived` is the counter of an epoch of this
-    node's name that is to be exceeded, `rival` a running node of its name. The replica acts on them and clears them.
+    What it wants sent is in `sends`, those to listen to anew in `moved`. `successor` is the epoch that this node is to
+    take, above another of its name, `rival` a running node of its name. The replica acts on them and clears them.
     """
 
     def __init__(self, state: State, content: Content, detector: Detector, exchange: Exchange) -> None:
         self.sends: list[tuple[Member, Message]] = []
         self.moved: list[Member] = []
-        self.outlived: int | None = None
+        self.successor: Epoch | None = None
         self.rival: Member | None = None
         self._met_at = -inf
         self._membership = state.membership
@@ -219,4 +221,7 @@ class Encounters:
             self._counters.conflicts += 1
             return
         self._outlived_at = now
-        self.outlived = max(former.epoch.counter, self.outlived or 0)
+        counter, nonce = former.epoch.counter + 1, self._rng.getrandbits(64)
+        if counter > COUNTER_MAX:  # only by a mistake; others would not understand it
+            counter, nonce = COUNTER_MAX, self._rng.randint(former.epoch.nonce, U64_MAX)
+        self.successor = Epoch(counter, nonce)

@@ -25,7 +25,7 @@ ATTRIBUTE_CHARACTERS_MAX: Final = 256
 SERVER_KEY_CHARACTERS: Final = 44
 """A key's 32 bytes in base64."""
 COUNTER_MAX: Final = 2**63 - 1
-"""Of epochs. Half the range is left, so that a member can always take a higher one than it has seen."""
+"""Of epochs. No member counts so far; where it is reached nonetheless, the nonce rises (`Encounters`)."""
 U64_MAX: Final = 2**64 - 1
 PROTOCOL_FIRST: Final = 1
 """A record that does not say otherwise speaks this protocol."""

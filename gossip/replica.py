@@ -373,9 +373,9 @@ class Replica:
         for claim in claims:
             self.counters.suspicions += claim.member.status is Status.SUSPECT
             self._encounters.learn(claim, now, witnessed=True)
-        if (counter := self._encounters.outlived) is not None:
-            self._encounters.outlived = None
-            self.membership.me = replace(self.me, epoch=Epoch(counter + 1, self._rng.getrandbits(64)), refutation=0)
+        if (epoch := self._encounters.successor) is not None:
+            self._encounters.successor = None
+            self.membership.me = replace(self.me, epoch=epoch, refutation=0)
             self._renew(now)
         if (rival := self._encounters.rival) is not None:
             self._running = False

@@ -9,11 +9,13 @@ import pytest
 
 from gossip import encounter
 from gossip.cell import SORTED_KEYS
+from gossip.codec import decode, encode
 from gossip.comparison import TOLD_MAX
 from gossip.config import Config
 from gossip.counters import Counters
 from gossip.dissemination import AT_ONCE_MAX, PUBLISHED_BYTES_MAX
 from gossip.exchange import SERVED_MAX
+from gossip.fields import COUNTER_MAX, U64_MAX
 from gossip.membership import DROP_S, Claim, Member, Status, Visibility
 from gossip.messages import (
     BUCKETS,
@@ -447,6 +449,17 @@ def test_a_former_epoch_of_its_own_is_exceeded_and_saved_but_not_twice_in_a_seco
     assert say(replica, Members((Claim(rival),)), 1.5) == []
     assert replica.counters.conflicts == 1
     assert SaveEpoch(10) in say(replica, Members((Claim(rival),)), 2.5)
+
+
+def test_the_highest_counter_of_its_own_is_answered_in_words_that_others_understand() -> None:
+    replica = started(b"a")
+    for now, former in ((1.0, Epoch(COUNTER_MAX, 1)), (3.0, Epoch(COUNTER_MAX, U64_MAX - 9))):
+        outputs = say(replica, Members((Claim(replace(replica.me, epoch=former)),)), now)
+        assert outputs[0] == SaveEpoch(COUNTER_MAX)
+        assert replica.me.epoch > former
+        for output in outputs[1:]:
+            assert isinstance(output, Publish)
+            assert decode("c", encode("c", output.sender, output.message)) == (output.sender, output.message)
 
 
 def test_a_higher_epoch_at_another_address_is_pinged_and_exceeded_when_nobody_answers() -> None:
