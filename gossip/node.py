@@ -274,6 +274,8 @@ class Node:
                 case SaveEpoch(counter):
                     save_counter(self.config.epoch_file, counter)
                 case Conflict(other):
+                    if self._seeker is not None:
+                        self._seeker.cancel()
                     self._fail(DuplicateNameError(f"another node of the name {other.name} runs at {other.address}"))
         self._set_timer()
 

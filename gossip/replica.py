@@ -142,7 +142,9 @@ class Replica:
         return self.sender(), Join(self.me)
 
     def leave(self, now: float) -> list[Output]:
-        """Say farewell. The replica does nothing after this."""
+        """Say farewell, unless this node has stopped already. The replica does nothing after this."""
+        if not self._running:
+            return []
         while self._content.dissemination.pending:
             self._flush(now)
         self.membership.me = replace(self.me, status=Status.LEFT)

@@ -18,8 +18,11 @@ async def test_of_two_nodes_of_one_name_one_stops_with_an_error_and_the_other_st
         runs = [asyncio.create_task(one.run()), asyncio.create_task(other.run())]
         done, pending = await asyncio.wait(runs, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
         assert len(done) == 1
+        loser = one if runs[0] in done else other
         with pytest.raises(DuplicateNameError, match="node1"):
             await done.pop()
+        assert loser._seeker is not None
+        assert loser._seeker.done(), "it says nothing more, to seeds neither"
         await until(lambda: [member.name for member in node.members()] == ["node1"])
         [left] = pending
         assert not left.done()

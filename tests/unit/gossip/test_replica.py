@@ -479,6 +479,7 @@ def test_a_running_node_of_the_same_name_is_a_conflict_and_this_one_falls_silent
     assert replica.counters.conflicts == 1
     assert ticks(replica, 10.0) == []
     assert replica.add(b"b", 10.0) == []
+    assert replica.leave(10.0) == []
 
 
 def test_a_node_of_the_same_name_that_asks_is_answered() -> None:
