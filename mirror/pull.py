@@ -96,7 +96,8 @@ class Pull:
             return stored
         # What podman and its kin take they keep elsewhere, so it says nothing that this node's store does not get it.
         is_seen = not request.all_or_nothing
-        verify = self._verify_all or (is_seen and self._suspicion.doubted(request.digest))
+        from_start = request.range is None or request.range.first == 0
+        verify = self._verify_all or (is_seen and self._suspicion.doubted(request.digest, from_start=from_start))
         content = await self._fetch(request, verify=verify)
         size = content.descriptor.size
         if is_seen and content.positions and size is not None and size > VERIFY_FIRST_BYTES_MAX:
@@ -163,23 +164,26 @@ class _WatchedBody:
         self._suspicion = suspicion
         self._verified = verified
         self._position = positions.start
+        self._piece: Piece = b""  # of which the client took a part, if it hung up meanwhile
         self._open = True
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes, unchanged."""
         async with aclosing(self._body.pieces()) as pieces:
             async for piece in pieces:
+                self._piece = piece
                 yield piece
                 self._position += moved(piece)
+                self._piece = b""
 
     async def aclose(self) -> None:
         """Release the source."""
-        if self._open and self._position > self._positions.start:
+        position = self._position + moved(self._piece)
+        if self._open and position > self._positions.start:
             self._suspicion.gave(
                 self._content.descriptor.digest,
                 self._content.givers,
-                from_start=self._positions.start == 0,
-                to_end=self._position == self._size,
+                to_end=position == self._size,
                 verified=self._verified,
             )
         self._open = False

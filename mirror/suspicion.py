@@ -96,14 +96,24 @@ class TrustedIndex:
 
 @dataclass(slots=True)
 class _Case:
-    """What became of one digest: who gave the last delivery, and who is suspect since an earlier one."""
+    """What became of one digest: who gave a part of the last delivery, and who is suspect since an earlier one.
+
+    It was delivered once its end was, and not before the last part was: a runtime that fetches parallel ranges may get
+    the end first.
+    """
 
     begun_at: float
     givers: set[str] = field(default_factory=set)
     delivered_at: float | None = None
-    verified: bool = False
+    verified: bool = True
     committed: bool = False
     suspects: set[str] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """Another delivery begins."""
+        self.givers = set()
+        self.delivered_at = None
+        self.verified = True
 
 
 class Suspicion:
@@ -118,32 +128,34 @@ class Suspicion:
         self._cases: OrderedDict[Digest, _Case] = OrderedDict()
         self._blamed: dict[str, dict[Digest, float]] = {}
 
-    def gave(self, digest: Digest, givers: Iterable[str], *, from_start: bool, to_end: bool, verified: bool) -> None:
+    def gave(self, digest: Digest, givers: Iterable[str], *, to_end: bool, verified: bool) -> None:
         """The runtime was given an object, or a part of it. A part adds to what was given before."""
         case = self._known(digest) or self._new(digest)
-        if from_start:
-            case.givers = set()
         case.givers.update(givers)
-        case.verified = verified
-        case.delivered_at = self._clock() if to_end else None
+        case.verified &= verified
+        if to_end or case.delivered_at is not None:
+            case.delivered_at = self._clock()
         if case.committed:  # it was told before this
             self.committed(digest)
 
-    def doubted(self, digest: Digest) -> bool:
+    def doubted(self, digest: Digest, *, from_start: bool) -> bool:
         """An object that the store does not have is asked for: is it to be fetched from elsewhere and hashed?"""
         case = self._known(digest)
         if case is None:
             return False
-        if case.delivered_at is not None and self._uncommitted(case.delivered_at):
-            case.delivered_at = None
-            if not case.verified:
-                case.suspects |= case.givers
-                self._observer.suspected()
-                log.warning(
-                    "%s was delivered whole by %s, but not committed: this try comes from elsewhere and is hashed",
-                    digest,
-                    ", ".join(sorted(case.givers)),
-                )
+        if case.delivered_at is not None and case.delivered_at > self._clock() - COMMIT_S:
+            return bool(case.suspects)  # it may be committed yet
+        uncommitted = case.delivered_at is not None and self._answered_at(case.delivered_at)
+        if uncommitted and not case.verified:
+            case.suspects |= case.givers
+            self._observer.suspected()
+            log.warning(
+                "%s was delivered whole by %s, but not committed: this try comes from elsewhere and is hashed",
+                digest,
+                ", ".join(sorted(case.givers)),
+            )
+        if uncommitted or from_start:
+            case.begin()
         return bool(case.suspects)
 
     def heard(self, event: StoreEvent) -> None:
@@ -198,10 +210,10 @@ class Suspicion:
             self._blamed[name] = blamed
         return blamed
 
-    def _uncommitted(self, delivered_at: float) -> bool:
-        """Whether the runtime had the time to commit, and was there to do so."""
+    def _answered_at(self, delivered_at: float) -> bool:
+        """Whether the runtime has been there since, to commit."""
         since = self._answering_since()
-        return since is not None and since <= delivered_at <= self._clock() - COMMIT_S
+        return since is not None and since <= delivered_at
 
     def _known(self, digest: Digest) -> _Case | None:
         while self._cases and next(iter(self._cases.values())).begun_at <= self._clock() - SUSPECT_S:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,6 +42,14 @@ BLOB = Request(REPOSITORY, Kind.BLOB, DIGEST)
 HOLDER = Holder(Target("peer", "1.1"), "http://127.0.0.1:1", "")
 
 
+class Streamed(MemoryBody):
+    """Comes in pieces of a megabyte."""
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        for start in range(0, len(self.data), 10**6):
+            yield self.data[start : start + 10**6]
+
+
 class Broken(MemoryBody):
     """Gives some bytes, then breaks off."""
 
@@ -73,7 +81,7 @@ class Scene:
         data = self._data(request)
         positions = request.range.resolve(len(data)) if request.range else range(len(data))
         part = data[positions.start : positions.stop]
-        body = MemoryBody(part) if self.breaks_after is None else Broken(part[: self.breaks_after])
+        body = Streamed(part) if self.breaks_after is None else Broken(part[: self.breaks_after])
         return Content(Descriptor(OCTET_STREAM, request.digest, len(data)), positions, body, self.origin)
 
     def _data(self, request: Request) -> bytes:
@@ -320,6 +328,23 @@ async def test_a_retry_after_a_delivery_that_was_not_committed_is_hashed_and_set
     relaying.suspicion.heard(ContentAdded(digest))
     assert relaying.suspicion.trusted(digest, [bad]) == []
     assert relaying.suspicion.trusted(DIGEST, [bad]) == [bad], "one wrong digest is held against it for that digest"
+
+
+async def test_parallel_ranges_are_one_delivery_in_whatever_order_they_end(
+    relaying: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspicion_module, "COMMIT_S", 0.0)
+    digest = Digest.of(LARGE)
+    request = BLOB.by_digest(digest)
+    relaying.peers.objects[digest] = b"x" + LARGE[1:]
+    parts = [request.in_part(ByteRange.starting_at(start)) for start in (0, 4_000_000, 8_000_000)]
+    contents = [await relaying.pull.open(part) for part in parts]
+    await read(contents.pop())
+    for content in contents:  # the client hangs up when it has its part
+        async with aclosing(content.body.pieces()) as pieces:
+            await anext(pieces)
+        await content.body.aclose()
+    assert relaying.suspicion.doubted(digest, from_start=True)
 
 
 async def test_a_client_that_keeps_images_elsewhere_makes_nobody_suspect(

@@ -31,11 +31,11 @@ class Scene(Suspicion):
         self.counted.append("blamed")
 
     def deliver(self, digest: Digest, *givers: str, verified: bool = False) -> None:
-        self.gave(digest, givers, from_start=True, to_end=True, verified=verified)
+        self.gave(digest, givers, to_end=True, verified=verified)
 
     def retry(self, digest: Digest) -> bool:
         self.now += COMMIT_S + 1
-        return self.doubted(digest)
+        return self.doubted(digest, from_start=True)
 
     def names(self, digest: Digest) -> list[str]:
         return [holder.target.name for holder in self.trusted(digest, [ANN, BOB])]
@@ -47,7 +47,7 @@ def scene() -> Scene:
 
 
 def test_nobody_is_suspect_without_a_reason(scene: Scene) -> None:
-    assert not scene.doubted(ONE)
+    assert not scene.doubted(ONE, from_start=True)
     assert scene.names(ONE) == ["ann", "bob"]
 
 
@@ -60,7 +60,7 @@ def test_a_delivery_that_was_committed_is_above_suspicion(scene: Scene) -> None:
 
 def test_a_delivery_that_was_not_committed_makes_its_giver_suspect_for_that_digest(scene: Scene) -> None:
     scene.deliver(ONE, "ann")
-    assert not scene.doubted(ONE), "the runtime is given the time to commit"
+    assert not scene.doubted(ONE, from_start=True), "the runtime is given the time to commit"
     assert scene.retry(ONE)
     assert scene.names(ONE) == ["bob"]
     assert scene.names(TWO) == ["ann", "bob"]
@@ -75,15 +75,32 @@ def test_a_runtime_that_was_away_says_nothing_of_the_giver(scene: Scene, answeri
 
 
 def test_a_delivery_that_broke_off_says_nothing_of_the_giver(scene: Scene) -> None:
-    scene.gave(ONE, ["ann"], from_start=True, to_end=False, verified=False)
+    scene.gave(ONE, ["ann"], to_end=False, verified=False)
     assert not scene.retry(ONE)
 
 
 def test_all_who_gave_a_part_of_it_are_suspect(scene: Scene) -> None:
-    scene.gave(ONE, ["ann"], from_start=True, to_end=False, verified=False)
-    scene.gave(ONE, ["bob"], from_start=False, to_end=True, verified=False)
+    scene.gave(ONE, ["ann"], to_end=False, verified=False)
+    scene.gave(ONE, ["bob"], to_end=True, verified=False)
     assert scene.retry(ONE)
     assert scene.names(ONE) == []
+
+
+def test_a_part_that_is_given_after_the_end_adds_its_giver_and_takes_nothing_back(scene: Scene) -> None:
+    scene.gave(ONE, ["ann"], to_end=True, verified=False)
+    scene.now += COMMIT_S + 1
+    scene.gave(ONE, ["bob"], to_end=False, verified=False)
+    assert not scene.doubted(ONE, from_start=False), "the runtime is given the time to commit"
+    assert scene.retry(ONE)
+    assert scene.names(ONE) == []
+
+
+def test_a_delivery_that_begins_anew_has_other_givers(scene: Scene) -> None:
+    scene.gave(ONE, ["ann"], to_end=False, verified=False)
+    assert not scene.retry(ONE)
+    scene.deliver(ONE, "bob")
+    assert scene.retry(ONE)
+    assert scene.names(ONE) == ["ann"]
 
 
 def test_a_retry_that_is_right_and_committed_puts_the_blame_on_the_suspect(scene: Scene) -> None:
@@ -153,7 +170,7 @@ def test_suspicion_fades(scene: Scene) -> None:
     scene.deliver(ONE, "ann")
     assert scene.retry(ONE)
     scene.now += SUSPECT_S
-    assert not scene.doubted(ONE)
+    assert not scene.doubted(ONE, from_start=True)
     assert scene.names(ONE) == ["ann", "bob"]
 
 
