@@ -26,11 +26,12 @@ CONNECT_S: Final = 1.0
 HANDSHAKE_S: Final = 2.0
 """For TLS on top of it: a round trip, and the other side's signature."""
 SILENCE_S: Final = 3.0
-"""How long a peer may take to answer with its first bytes, and under TLS be silent after them. A stopped process still
-accepts connections (its kernel does), so this is what finds it out."""
+"""How long a peer may take to answer with its first bytes. A stopped process still accepts connections (its kernel
+does), so this is what finds it out."""
 BODY_SILENCE_S: Final = 15.0
-"""How long a plain body may be silent: its giver may wait for bytes itself, and if it were left so would be all below
-it. One that is stopped, or holds back what it has, is left much sooner by whoever watches it (`mirror.floor`)."""
+"""How long a body may be silent: its giver may wait for bytes itself, and if it were left so would be all below it. In
+the clear one that is stopped, or holds back what it has, is left much sooner by whoever watches it (`mirror.floor`);
+under TLS nobody does."""
 READ_BYTES: Final = 16 * 1024
 """How much is asked for while a head is read. What comes of the body with it goes through Python."""
 CHUNK_BYTES: Final = 256 * 1024
@@ -175,7 +176,7 @@ class TlsConnection:
         """The bytes as they come."""
         try:
             while length:
-                async with asyncio.timeout(SILENCE_S):
+                async with asyncio.timeout(BODY_SILENCE_S):
                     chunk = await self._reader.read(min(length, CHUNK_BYTES))
                 if not chunk:
                     self.failure = "it closed the connection"
@@ -183,7 +184,7 @@ class TlsConnection:
                 length -= len(chunk)
                 yield chunk
         except TimeoutError:
-            self.failure = f"it was silent for {SILENCE_S:g} s"
+            self.failure = f"it was silent for {BODY_SILENCE_S:g} s"
         except OSError as error:
             self.failure = reason(error)
 

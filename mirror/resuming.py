@@ -98,7 +98,10 @@ class ResumingBody:
         await self._body.aclose()
 
     def _watched(self, piece: Piece, position: int) -> AbstractContextManager[Watch | None]:
-        """Only peers give such pieces, and only they are left for being slow: behind a peer there is the registry."""
+        """Only peers give such pieces, and only they are left for being slow: behind a peer there is the registry.
+
+        Not those who speak TLS, whose bytes come as chunks: they are left when they are silent, and no sooner.
+        """
         if not isinstance(piece, SocketPiece):
             return nullcontext()
         return watched(piece.socket, position, self._judge or below_floor)

@@ -132,7 +132,10 @@ class UploadSlots:
         return sum(len({*children} - {""}) + children.count("") for children in self._children.values())
 
     def _has_room(self) -> bool:
-        """Whether each reader still gets all that there is to give, some time after the last newcomer."""
+        """Whether each reader still gets all that there is to give, some time after the last newcomer.
+
+        Under TLS that is not known, and there is never room beyond the slots.
+        """
         since_s = asyncio.get_running_loop().time() - self._admitted_at
         return since_s >= RAISE_S and all(keeps_up() for keeps_up in self._answers)
 

@@ -139,10 +139,29 @@ async def test_files_that_are_of_no_use_leave_the_last_good_ones_in_use(
         PeerTls(one)
 
 
+async def test_a_peer_that_waits_for_bytes_itself_is_not_left(
+    tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write(tmp_path / "a", authority)
+
+    async def serve(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        await send({"type": "http.response.body", "body": b"12345", "more_body": True})
+        await asyncio.sleep(0.5)
+        await send({"type": "http.response.body", "body": b"67890"})
+
+    async with serving(serve, tls=PeerTls(files).server_context()) as url:
+        client = PeerClient(PeerTls(files))
+        await fetch(client, url.replace("http", "https"))  # makes the connection
+        monkeypatch.setattr(peer_connection, "SILENCE_S", 0.2)
+        assert await fetch(client, url.replace("http", "https")) == b"1234567890"
+        await client.aclose()
+
+
 async def test_a_peer_that_falls_silent_or_breaks_off_is_given_up(
     tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer_connection, "SILENCE_S", 0.3)
+    monkeypatch.setattr(peer_connection, "BODY_SILENCE_S", 0.3)
     files = write(tmp_path / "a", authority)
 
     async def serve(_: Scope, __: Receive, send: Send) -> None:

@@ -156,7 +156,7 @@ async def test_a_relayed_blob_is_not_read_by_the_relay(tmp_path: Path, monkeypat
 async def test_a_peer_that_breaks_off_is_replaced_in_the_same_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int, end: dict[str, bool]
 ) -> None:
-    monkeypatch.setattr(peer_connection, "SILENCE_S", 0.5)
+    monkeypatch.setattr(peer_connection, "BODY_SILENCE_S", 0.5)
     async with scripted(answering_then(cut, **end)) as bad, real_peer(tmp_path) as good:
         async with mirror_of(bad.url, good) as mirror:
             data, holder = await pull(mirror)
