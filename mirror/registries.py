@@ -41,9 +41,14 @@ class Endpoint:
     @staticmethod
     def read_url(text: object) -> str:
         """Check the URL of an endpoint; raises ValueError that says what is allowed."""
-        parts = urlsplit(str(text))
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError("an http:// or https:// URL without query or fragment")
+        allowed = "an http:// or https:// URL without query or fragment"
+        try:
+            parts = urlsplit(str(text))
+            port = parts.port
+        except ValueError:  # half an IPv6 address, or a port that is no port
+            raise ValueError(allowed) from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or parts.query or parts.fragment:
+            raise ValueError(allowed)
         if parts.username is not None or parts.password is not None:
             raise ValueError("a URL without credentials: the agent holds none")
         return str(text).rstrip("/")

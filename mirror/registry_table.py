@@ -7,6 +7,7 @@ under a name alone.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -104,11 +105,24 @@ def _settings(name: str, values: Mapping[str, Any]) -> RegistrySettings:
     if is_pattern(name):
         raise TableError((name, next(iter(place))), "the name of one registry: a pattern has no place of its own")
     mirrors = place.pop("mirrors", ())
-    return RegistrySettings(policy, (*mirrors, _endpoint({"url": usual_endpoint(name).url, **place})))
+    try:
+        itself = _endpoint({"url": usual_endpoint(name).url, **place})
+    except TableError as error:
+        raise TableError((name, *error.keys), str(error)) from error
+    return RegistrySettings(policy, (*mirrors, itself))
 
 
 def _endpoint(values: Mapping[str, Any]) -> Endpoint:
+    """Raises `TableError` for keys that do not fit each other."""
     certificate, key = values.get("client_certificate_file"), values.get("client_key_file")
+    if key and not certificate:
+        raise TableError(("client_key_file",), "a client_certificate_file beside it, whose key it is")
+    if certificate:
+        try:  # with a password, for OpenSSL would ask for one at the terminal
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+        except OSError as error:
+            allowed = f"a certificate and its key in PEM, without a password ({error})"
+            raise TableError(("client_certificate_file",), allowed) from error
     return Endpoint(
         values["url"],
         ca_files=(values["ca_file"],) if "ca_file" in values else (),
@@ -130,6 +144,15 @@ def _read_file(value: object) -> Path:
     path = Path(str(value))
     if not path.is_file():
         raise ValueError(f"a file in PEM ({path} is no file)")
+    return path
+
+
+def _read_certificates(value: object) -> Path:
+    path = _read_file(value)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:
+        raise ValueError(f"certificates in PEM ({path}: {error})") from error
     return path
 
 
@@ -182,7 +205,7 @@ ENDPOINT_KEYS: Final[Mapping[str, Key]] = {
     "override_path": Key(
         _read_flag, _FLAG, "Whether `url` has the whole path up to a repository's name, so that no /v2 is put after it."
     ),
-    "ca_file": Key(_read_file, _FILE, "Certificates (PEM) to trust beside the system's."),
+    "ca_file": Key(_read_certificates, _FILE, "Certificates (PEM) to trust beside the system's."),
     "client_certificate_file": Key(_read_file, _FILE, "The certificate (PEM) that this node shows."),
     "client_key_file": Key(_read_file, _FILE, "Its key (PEM), if that is not in the same file."),
 }

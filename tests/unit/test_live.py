@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import trustme
 
 from mirror import live as live_module
 from mirror.live import RELOADED, LiveSettings
@@ -115,7 +116,7 @@ async def test_hosts_files_that_come_and_go_are_in_force_soon(stage: Stage) -> N
 
 async def test_certificates_that_are_renewed_are_read_again(stage: Stage, tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
-    ca.write_text("x")
+    trustme.CA().cert_pem.write_to_path(str(ca))
     async with stage.watching():
         stage.write(f'[registries."docker.io"]\nurl = "https://cache"\nca_file = "{ca}"\n')
         await soon(lambda: stage.live.registries.files == [ca])

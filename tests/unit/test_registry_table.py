@@ -6,6 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from mirror.oci import Tag
 from mirror.policy import Authorize, RegistryPolicy, Tags, Unreachable
@@ -17,8 +24,19 @@ from mirror.toml_lines import line_of
 
 @pytest.fixture
 def pem(tmp_path: Path) -> Path:
+    """A certificate and its key."""
     file = tmp_path / "ca.pem"
-    file.write_text("x")
+    trustme.CA().issue_cert("node-1").private_key_and_cert_chain_pem.write_to_path(str(file))
+    return file
+
+
+@pytest.fixture
+def locked(tmp_path: Path, pem: Path) -> Path:
+    """The same key, with a password."""
+    key = load_pem_private_key(pem.read_bytes(), None)
+    file = tmp_path / "locked.pem"
+    password = BestAvailableEncryption(b"password")
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, password))
     return file
 
 
@@ -84,7 +102,32 @@ def test_the_form_that_fits_on_a_line_takes_the_same_keys() -> None:
         ('[registries."docker.io"]\nurk = "https://x"\n', 2, "urk", "there are"),
         ('[registries."docker.io"]\nurl = "x"\n', 2, "url", "https://"),
         ('[registries."docker.io"]\nurl = "https://user:pw@x"\n', 2, "url", "credentials"),
+        ('[registries."docker.io"]\nurl = "https://x:99999"\n', 2, "url", "URL"),
+        ('[registries."docker.io"]\nurl = "https://x:y"\n', 2, "url", "URL"),
+        ('[registries."docker.io"]\nurl = "https://x:0"\n', 2, "url", "URL"),
+        ('[registries."docker.io"]\nurl = "https://[::1"\n', 2, "url", "URL"),
         ('[registries."docker.io"]\nmirror = true\nca_file = "/nowhere"\n', 3, "ca_file", "no file"),
+        ('[registries."docker.io"]\nca_file = "/etc/passwd"\n', 2, "ca_file", "in PEM"),
+        ('[registries."docker.io"]\n\nclient_key_file = "PEM"\n', 3, "client_key_file", "client_certificate_file"),
+        ('[registries."docker.io"]\nclient_certificate_file = "/etc/passwd"\n', 2, "client_certificate_file", "PEM"),
+        (
+            '[registries."docker.io"]\nclient_key_file = "/etc/passwd"\nclient_certificate_file = "PEM"\n',
+            3,
+            "client_certificate_file",
+            "its key",
+        ),
+        (
+            '[registries."docker.io"]\nclient_certificate_file = "PEM"\nclient_key_file = "LOCKED"\n',
+            2,
+            "client_certificate_file",
+            "without a password",
+        ),
+        (
+            '[registries."docker.io"]\nmirrors = [{url = "https://x", client_key_file = "PEM"}]\n',
+            2,
+            "mirrors",
+            "client_certificate_file",
+        ),
         ('[registries."docker.io"]\ntags = "sometimes"\n', 2, "tags", "cluster, never"),
         ('[registries."docker.io"]\n\ntag_ttl_s = 1\n', 3, "tag_ttl_s", "10 to 86400"),
         ('[registries."docker.io"]\nauthorize = true\n', 2, "authorize", "open, upstream"),
@@ -100,10 +143,10 @@ def test_the_form_that_fits_on_a_line_takes_the_same_keys() -> None:
     ],
 )
 def test_a_wrong_key_is_refused_with_its_line_its_name_and_what_is_allowed(
-    tmp_path: Path, text: str, line: int, key: str, allowed: str
+    tmp_path: Path, pem: Path, locked: Path, text: str, line: int, key: str, allowed: str
 ) -> None:
     file = tmp_path / "skvaller.toml"
-    file.write_text(text)
+    file.write_text(text.replace('"PEM"', f'"{pem}"').replace('"LOCKED"', f'"{locked}"'))
     with pytest.raises(SettingsError) as refusal:
         load({}, {}, file)
     assert f"{file}, line {line}: " in str(refusal.value)

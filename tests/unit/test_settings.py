@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import trustme
 
 from mirror.registries import Endpoint, Registries
 from mirror.settings import Settings, SettingsError, load
@@ -21,7 +22,7 @@ def test_flags_go_before_the_environment_before_the_file_before_the_default(tmp_
 
 def test_lists_and_registries_are_read_alike_from_everywhere(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
-    ca.write_text("x")
+    trustme.CA().cert_pem.write_to_path(str(ca))
     file = tmp_path / "skvaller.toml"
     file.write_text(
         'seeds = ["10.0.0.1:29993", "[fd00::1]:29993"]\ncontainerd_namespaces = ["k8s.io", "moby"]\n'
