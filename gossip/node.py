@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from gossip.codec import decode, encode
@@ -295,10 +296,7 @@ class Node:
 
     def _tick(self) -> None:
         self._timer = None
-        try:
-            self._perform(self._replica.tick(self._now()))
-        except Exception as error:  # noqa: BLE001 - `run` raises it
-            self._fail(error)
+        self._drive(self._replica.tick)
 
     def _received(self, frames: list[bytes], reply: transport.Reply | None) -> None:
         if self._transport is None:
@@ -310,22 +308,27 @@ class Node:
         except DecodeError as error:
             self.counters.dropped[error.reason] += 1
             return
-        try:
-            if isinstance(message, Question | Answer):
-                answers = self._conversation.receive(sender.name, message)
-                self._perform([Reply(self._replica.sender(), answer) for answer in answers], reply)
-            else:
-                self._perform(self._replica.receive(sender, message, self._now()), reply)
-        except Exception as error:  # noqa: BLE001 - `run` raises it
-            self._fail(error)
+        if isinstance(message, Question | Answer):
+            self._drive(partial(self._converse, sender.name, message), reply)
+        else:
+            self._drive(partial(self._replica.receive, sender, message), reply)
+
+    def _converse(self, asker: str, message: Question | Answer, _now: float) -> list[Reply]:
+        return [Reply(self._replica.sender(), answer) for answer in self._conversation.receive(asker, message)]
 
     def _connected(self, name: str) -> None:
         # The subscription is on its way to the publisher while this dials, so nothing falls between.
-        self._perform(self._replica.connected(name, self._now()))
+        self._drive(partial(self._replica.connected, name))
 
     def _disconnected(self, name: str) -> None:
-        if self._transport is not None:
-            self._perform(self._replica.disconnected(name, self._now()))
+        self._drive(partial(self._replica.disconnected, name))
+
+    def _drive(self, happen: Callable[[float], Sequence[Output]], reply: transport.Reply | None = None) -> None:
+        """Let something happen now, and do what is wanted then; `run` raises what goes wrong."""
+        try:
+            self._perform(happen(self._now()), reply)
+        except Exception as error:  # noqa: BLE001 - of whatever kind
+            self._fail(error)
 
     def _refused(self) -> None:
         self.counters.refused_connections += 1

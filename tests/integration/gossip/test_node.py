@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gossip import BindError, ClusterSecret, Config, EpochFileError, Node, UnansweredError
+from gossip.codec import encode
+from gossip.messages import More, Sender
+from gossip.or_set import Epoch
 from tests.integration.gossip.nodes import SECRET, WAIT_S, cluster, configs, names, until
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -136,14 +139,26 @@ async def test_each_start_takes_a_higher_epoch(tmp_path: Path) -> None:
     assert counters == [1, 2, 3]
 
 
-async def test_an_internal_failure_is_raised_by_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("what", "happens"),
+    [
+        ("tick", lambda _node: None),
+        ("receive", lambda node: node._received(encode("test", Sender("other", Epoch(1, 1)), More()), None)),
+        ("connected", lambda node: node._connected("other")),
+        ("disconnected", lambda node: node._disconnected("other")),
+    ],
+)
+async def test_an_internal_failure_is_raised_by_run(
+    what: str, happens: Callable[[Node], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     [config] = configs(1)
     async with Node(config) as node:
 
-        def fail(_now: float) -> None:
+        def fail(*_arguments: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(node._replica, "tick", fail)
+        monkeypatch.setattr(node._replica, what, fail)
+        happens(node)
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(node.run(), WAIT_S)
 
