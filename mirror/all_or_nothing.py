@@ -45,17 +45,17 @@ class AllOrNothing:
         content.body = MemoryBody(data)
         return content
 
-    async def _check(self, request: Request, blobs: list[Digest]) -> None:
+    async def _check(self, request: Request, objects: list[tuple[Kind, Digest]]) -> None:
         slots = asyncio.Semaphore(ASKED_AT_ONCE_MAX)
 
-        async def check(digest: Digest) -> None:
+        async def check(kind: Kind, digest: Digest) -> None:
             async with slots:
-                await self._source.resolve(replace(request, kind=Kind.BLOB, reference=digest, range=None))
+                await self._source.resolve(replace(request, kind=kind, reference=digest, range=None))
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                for digest in blobs:
-                    tasks.create_task(check(digest))
+                for kind, digest in objects:
+                    tasks.create_task(check(kind, digest))
         except* SourceError as group:
             reason = group.exceptions[0]
             raise NotFoundError(f"not all of its blobs can be had here: {reason}") from group

@@ -8,8 +8,9 @@ A repository that the registry shows to nobody in particular is public, and need
 Being let into a repository is one thing, what is in it another: a digest of another repository could be asked for in
 its name. So each object has to be *attested* as well: the registry said so itself, or it is listed in a manifest
 that was attested, which the registry checked when it was pushed. (It does not check what a manifest says to be
-elsewhere, with `urls`, so these are not listed here.) And whatever any registry says, content that is held is given in
-the names alone under which it is known to be held: `mirror.belonging`.
+elsewhere, with `urls`, so these are not listed here.) It is attested as a manifest or as a blob: a registry never
+looks into a blob, so one that reads like a manifest lists nothing. And whatever any registry says, content that is held
+is given in the names alone under which it is known to be held: `mirror.belonging`.
 
 The price: one or two HEADs for each pull, and nothing from here for those who were not let in some minutes ago while
 the registry is away.
@@ -77,7 +78,7 @@ class Authorization:
         self._key = key
         self._admitted: _Remembered[tuple[Repository, bytes]] = _Remembered(CLIENTS_MAX, clock)
         self._private: _Remembered[Repository] = _Remembered(CLIENTS_MAX, clock)
-        self._attested: _Remembered[tuple[Repository, Digest]] = _Remembered(OBJECTS_MAX, clock)
+        self._attested: _Remembered[tuple[Repository, Kind, Digest]] = _Remembered(OBJECTS_MAX, clock)
 
     def admits(self, repository: Repository, authorization: str | None) -> bool:
         """Whether a client with this header is known to be let into the repository, or need not be."""
@@ -94,10 +95,10 @@ class Authorization:
 
     async def check(self, request: Request) -> None:
         """Let a request by digest pass, or raise what goes back to the client."""
-        repository, digest = request.repository, request.digest
+        repository, attested = request.repository, (request.repository, request.kind, request.digest)
         if not self._policy().is_protected(repository.registry):
             return
-        if self.admits(repository, request.authorization) and (repository, digest) in self._attested:
+        if self.admits(repository, request.authorization) and attested in self._attested:
             return
         try:
             await self.resolve(request)
@@ -120,12 +121,12 @@ class Authorization:
         if request.authorization is not None and admitted != _ANYBODY:
             ends = min(ends, expires_at(request.authorization) or ends)
         self._admitted.add((request.repository, admitted), ends)
-        self.attested(request.repository, descriptor.digest)
+        self.attested(request.repository, request.kind, descriptor.digest)
         return descriptor
 
-    def attested(self, repository: Repository, digest: Digest) -> None:
+    def attested(self, repository: Repository, kind: Kind, digest: Digest) -> None:
         """The registry is known to have an object in a repository."""
-        self._attested.add((repository, digest), self._clock() + YES_S)
+        self._attested.add((repository, kind, digest), self._clock() + YES_S)
 
     async def listing(self, request: Request, content: Content) -> Content:
         """The same content; if it is a manifest of a protected registry, what it lists is attested."""
@@ -133,8 +134,8 @@ class Authorization:
         if not (is_whole_manifest and self._policy().is_protected(request.repository.registry)):
             return content
         data = await read_all(content.body, MANIFEST_BYTES_MAX)
-        for digest in listed(data):
-            self.attested(request.repository, digest)
+        for kind, digest in listed(data):
+            self.attested(request.repository, kind, digest)
         content.body = MemoryBody(data)
         return content
 
@@ -161,26 +162,27 @@ class Authorization:
         return hashlib.blake2b(authorization.encode(), key=self._key, digest_size=16).digest()
 
 
-def listed(manifest: bytes) -> list[Digest]:
-    """The digests that a manifest lists as being beside it in its repository."""
+def listed(manifest: bytes) -> list[tuple[Kind, Digest]]:
+    """The objects that a manifest lists as being beside it in its repository."""
     try:
         document = orjson.loads(manifest)
     except orjson.JSONDecodeError:
         return []
     if not isinstance(document, dict):
         return []
-    descriptors = [document.get("config")]
+    descriptors = [(Kind.BLOB, document.get("config"))]
     for name in ("manifests", "layers", "blobs"):
         entries = document.get(name)
-        descriptors += entries if isinstance(entries, list) else []
-    digests = []
-    for descriptor in descriptors:
+        kind = Kind.MANIFEST if name == "manifests" else Kind.BLOB
+        descriptors += [(kind, entry) for entry in entries] if isinstance(entries, list) else []
+    objects = []
+    for kind, descriptor in descriptors:
         if isinstance(descriptor, dict) and not descriptor.get("urls"):
             try:
-                digests.append(Digest.parse(str(descriptor.get("digest"))))
+                objects.append((kind, Digest.parse(str(descriptor.get("digest")))))
             except InvalidReferenceError:
                 continue
-    return digests
+    return objects
 
 
 class _Remembered(Generic[Element]):

@@ -127,7 +127,7 @@ class Tags:
 
     async def _describe(self, request: Request, digest: Digest) -> Descriptor:
         descriptor = await self._objects.resolve(request.by_digest(digest))
-        self._authorization.attested(request.repository, digest)
+        self._authorization.attested(request.repository, request.kind, digest)
         return descriptor
 
     async def _ask(self, request: Request, known: Known) -> Descriptor:

@@ -129,10 +129,24 @@ async def test_a_reader_of_one_repository_gets_nothing_of_another_in_its_name(st
         await stage.authorization.check(wanted(LAYER, MALLORY, other))
 
 
+async def test_a_layer_that_reads_like_a_manifest_is_none_and_lists_nothing(stage: Stage) -> None:
+    foreign = Digest.of(b"of another repository")
+    layer = json.dumps({"layers": [{"digest": str(foreign)}]}).encode()
+    manifest = json.dumps({"layers": [{"digest": str(Digest.of(layer))}]}).encode()
+    stage.upstream.has["team/app"] = {Digest.of(manifest)}
+    for data in (manifest, layer):
+        request = Request(TEAM, Kind.MANIFEST, Digest.of(data), authorization=ALICE)
+        if await stage.admitted(request):
+            content = Content(Descriptor("m/t", request.digest, len(data)), range(len(data)), MemoryBody(data), "store")
+            await stage.authorization.listing(request, content)
+    assert await stage.admitted(wanted(Digest.of(layer), ALICE)), "it is a blob of the repository"
+    assert not await stage.admitted(wanted(foreign, ALICE))
+
+
 async def test_what_a_manifest_says_to_be_elsewhere_is_not_taken_for_listed() -> None:
     layers = [{"digest": str(LAYER), "urls": ["https://elsewhere"]}, {"digest": str(CONFIG)}, {"digest": 5}, None]
-    assert listed(json.dumps({"layers": layers}).encode()) == [CONFIG]
-    assert listed(json.dumps({"manifests": [{"digest": str(LAYER)}], "layers": 7}).encode()) == [LAYER]
+    assert listed(json.dumps({"layers": layers}).encode()) == [(Kind.BLOB, CONFIG)]
+    assert listed(json.dumps({"manifests": [{"digest": str(LAYER)}], "layers": 7}).encode()) == [(Kind.MANIFEST, LAYER)]
     assert listed(b"[]") == listed(b"{") == []
 
 
@@ -208,7 +222,7 @@ async def test_while_the_registry_is_away_those_who_were_let_in_go_on_and_strang
 async def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage.authorization._attested, "_elements_max", 3)
     for number in range(5):
-        stage.authorization.attested(TEAM, Digest.of(str(number).encode()))
+        stage.authorization.attested(TEAM, Kind.BLOB, Digest.of(str(number).encode()))
     assert len(stage.authorization._attested._ends) == 3
 
 
