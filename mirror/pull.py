@@ -97,11 +97,12 @@ class Pull:
         # What podman and its kin take they keep elsewhere, so it says nothing that this node's store does not get it.
         is_seen = not request.all_or_nothing
         from_start = request.range is None or request.range.first == 0
-        verify = self._verify_all or (is_seen and self._suspicion.doubted(request.digest, from_start=from_start))
-        content = await self._fetch(request, verify=verify)
+        doubted = is_seen and self._suspicion.doubted(request.digest, from_start=from_start)
+        content = await self._fetch(request, doubted=doubted)
         size = content.descriptor.size
         if is_seen and content.positions and size is not None and size > VERIFY_FIRST_BYTES_MAX:
-            content.body = _WatchedBody(content, content.positions, size, self._suspicion, verified=verify)
+            verified = doubted or self._verify_all
+            content.body = _WatchedBody(content, content.positions, size, self._suspicion, verified=verified)
         return content
 
     async def _from_store(self, request: Request) -> Content | None:
@@ -117,10 +118,12 @@ class Pull:
             log.warning("the store cannot give %s: %s", request.digest, error)
         return None
 
-    async def _fetch(self, request: Request, *, verify: bool) -> Content:
-        if verify:
+    async def _fetch(self, request: Request, *, doubted: bool) -> Content:
+        if doubted:
             # What is in doubt may be in flight elsewhere too: only complete holders and the registry are asked.
             return await self._transfers.open(request, self._elsewhere, self._elsewhere, verify=True)
+        if self._verify_all:
+            return await self._transfers.open(request, self._herd, self._unshared, verify=True)
         if self._store.keeps or self._herd.crowded(request.digest):
             content = await self._shared.open(request)
         else:

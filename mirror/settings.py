@@ -213,7 +213,9 @@ class Settings:
     verify: str = option(
         Choice(VERIFY),
         "runtime: objects above 8 MB are verified by the runtime, and only the doubtful ones here as well. "
-        "always: all are hashed here, and nobody gets the end of one that is wrong; that costs 0.6 CPU-seconds per GB.",
+        "always: all are hashed here, and nobody gets the end of one that is wrong; that costs 0.6 CPU-seconds per GB, "
+        "and what cannot be hashed now is refused: where spool_bytes_max is reached, or to who begins far beyond what "
+        "has come. containerd then goes to the registry, and a pull of podman's fails.",
         default="runtime",
     )
 

@@ -84,6 +84,15 @@ async def test_a_herd_that_knows_the_digest_costs_one_copy_as_well(herd: Herd) -
     assert len(served) == 1, "it was asked for once, by whichever method"
 
 
+async def test_a_herd_that_hashes_all_costs_one_copy_as_well(lab: Lab) -> None:
+    registry = await lab.add_registry("registry.test")
+    nodes = await lab.add_nodes(NODES)
+    herd = Herd(registry, nodes, await start_agents(nodes, registry, extra=("--verify", "always")))
+    image = await registry.publish("lib/app:v1", [30 * MEGABYTE, 20 * MEGABYTE, MEGABYTE])
+    await herd.pull(image)
+    assert herd.copies(image) <= 1.05
+
+
 async def test_a_herd_in_two_zones_takes_one_copy_across(lab: Lab) -> None:
     registry = await lab.add_registry()
     nodes = await lab.add_nodes(6)

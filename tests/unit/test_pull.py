@@ -28,6 +28,7 @@ from mirror.spool import Spool
 from mirror.stores import ContentAdded, Ingest, Store, StoreEvent
 from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion
+from mirror.trail import Trail, What
 from mirror.transfer import HELD_BACK_BYTES
 from tests.herds import Listed, lone_herd
 
@@ -376,6 +377,16 @@ async def test_with_verify_always_nobody_gets_the_end_of_wrong_bytes(relaying: S
     await content.body.aclose()
     assert len(received) == len(LARGE) - HELD_BACK_BYTES
     assert relaying.suspicion.trusted(digest, [Holder(Target("peer", "1.1"), "", "")]) == []
+
+
+async def test_with_verify_always_nodes_come_together_as_ever_but_not_for_what_is_in_doubt(relaying: Stage) -> None:
+    doubted = Digest.of(LARGE)
+    relaying.upstream.objects = {DIGEST: DATA, doubted: LARGE}
+    relaying.suspicion.blame(doubted, ["ann", "bob"])
+    for digest, leads in ((DIGEST, True), (doubted, False)):
+        request = replace(BLOB.by_digest(digest), trail=Trail())
+        await read(await relaying.verifying_pull.open(request))
+        assert (What.LED in [step.what for step in request.trail.steps]) == leads
 
 
 async def test_with_verify_always_a_part_is_given_of_an_object_that_is_hashed_whole(relaying: Stage) -> None:
