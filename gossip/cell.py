@@ -12,13 +12,13 @@ import hashlib
 import heapq
 from array import array
 from bisect import bisect_left
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from gossip.index import audit_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from gossip.index import Index
     from gossip.or_set import Addition, Epoch
@@ -64,16 +64,37 @@ class Cell:
         self.audit ^= self._index.audit(identities)
         return len(identities) == len(keys)
 
-    def delete(self, sequence: int) -> None:
-        """Remove an element, if it is there."""
-        position = bisect_left(self.sequences, sequence)
-        if position == len(self.sequences) or self.sequences[position] != sequence:
-            return
-        identity = self.identities[position]
-        self.audit ^= self._index.audit((identity,))
-        self._index.discard(self.slot, identity)
-        del self.sequences[position]
-        del self.identities[position]
+    def find(self, sequences: Iterable[int]) -> list[int]:
+        """The positions of those elements that are there; the numbers ascend."""
+        held, positions, position = self.sequences, [], 0
+        for sequence in sequences:
+            position = bisect_left(held, sequence, position)
+            if position == len(held):
+                break
+            if held[position] == sequence:
+                positions.append(position)
+        return positions
+
+    def delete(self, positions: Sequence[int]) -> None:
+        """Remove the elements at some positions, which ascend."""
+        identities = [self.identities[position] for position in positions]
+        self.audit ^= self._index.audit(identities)
+        for identity in identities:
+            self._index.discard(self.slot, identity)
+        _delete(self.sequences, positions)
+        _delete(self.identities, positions)
+
+    def only(self, positions: Sequence[int]) -> Cell:
+        """A cell of the elements at some positions, which ascend: this one without the others, or a new one if these
+        are fewer."""
+        if 2 * len(positions) >= len(self.sequences):
+            ends = pairwise((-1, *positions, len(self.sequences)))
+            self.delete([position for before, after in ends for position in range(before + 1, after)])
+            return self
+        cell = Cell(self._index, self.epoch, self.version)
+        identities = [self.identities[position] for position in positions]
+        cell.extend([self.sequences[position] for position in positions], self._index.keys(identities))
+        return cell
 
     def in_order(self) -> Generator[None, None, Base]:
         """The base of an epoch that begins with these keys; in steps of about 1 ms, one if they are few. It means
@@ -100,11 +121,6 @@ class Cell:
         assert len(base.sequences) == len(self.sequences)
         self.sequences, self.identities = base.sequences, base.identities
         self.epoch, self.version = epoch, len(base.sequences)
-
-    def clear(self) -> None:
-        """Remove all elements; the version is 0 then."""
-        self.shrink(len(self.sequences))
-        self.version = self.audit = 0
 
     def shrink(self, elements: int) -> None:
         """Take the last elements out of the index, at most so many. What remains is no state of the owner's."""
@@ -133,6 +149,17 @@ class Cell:
             assert self._index.holds(self.slot, key), "every element is in the index"
             audit ^= audit_of(key)
         assert audit == self.audit, "I4: the audit hash is that of the live keys"
+
+
+def _delete(numbers: array[int], positions: Sequence[int]) -> None:
+    """Close the gaps in one pass: each deletion by itself would move half of all."""
+    end = positions[0] if positions else len(numbers)
+    with memoryview(numbers) as view:
+        for position, following in pairwise((*positions, len(numbers))):
+            kept = following - position - 1
+            view[end : end + kept] = view[position + 1 : following]
+            end += kept
+    del numbers[end:]
 
 
 def _drained(things: list[_T]) -> Iterator[_T]:

@@ -92,7 +92,7 @@ class Content:
             return
         before = self._held.at(owner)
         outcome = self._held.apply(delta)
-        if cell is None:
+        if self._held.cells.get(owner) is not cell:
             self._lookup.outdated(owner)
         if outcome is Outcome.APPLIED:
             self._advanced(owner, before, delta, source, now, taught=taught)

@@ -179,7 +179,7 @@ class ORSet:
         assert cell.version < SEQUENCE_MAX
         cell.version += 1
         self._own_bytes -= len(key)
-        cell.delete(sequence)
+        cell.delete(cell.find((sequence,)))
         self._log.append((cell.version, sequence))
         return True
 
@@ -272,14 +272,12 @@ class ORSet:
             return Outcome.STALE
         if isinstance(delta, Snapshot):
             sound = self._replace(delta)
+        elif delta.epoch != epoch or delta.after > version:
+            return Outcome.GAP
+        elif isinstance(delta, Interval):
+            sound = self._apply_interval(self.cells[delta.owner], delta)
         else:
-            if delta.epoch != epoch or delta.after > version:
-                return Outcome.GAP
-            cell = self.cells[delta.owner]
-            if isinstance(delta, Interval):
-                sound = self._apply_interval(cell, delta)
-            else:
-                sound = self._apply_live_set(cell, delta)
+            sound = self._apply_live_set(self.cells[delta.owner], delta)
         if sound:
             self.cells[delta.owner].version = delta.version
             return Outcome.APPLIED
@@ -323,9 +321,7 @@ class ORSet:
             self.abandon(cell)
             return Outcome.STALE
         self._staged.remove(cell)
-        if owner in self.cells:
-            self._retire(self.cells[owner])
-        self.cells[owner] = cell
+        self._put(owner, cell)
         return Outcome.APPLIED
 
     def abandon(self, cell: Cell) -> None:
@@ -364,37 +360,39 @@ class ORSet:
         return True
 
     def _retire(self, cell: Cell) -> None:
-        # What is soon done is done at once.
-        cell.shrink(SWEEP_ELEMENTS)
-        if cell.sequences:
-            self._retired.append(cell)
-        else:
-            cell.release()
+        self._retired.append(cell)
+        if len(cell.sequences) <= SWEEP_ELEMENTS:
+            self.sweep()  # what is soon done is done at once
+
+    def _put(self, owner: str, cell: Cell) -> None:
+        """A cell takes the place of the one before, which is emptied in slices."""
+        before, self.cells[owner] = self.cells.get(owner, cell), cell
+        if before is not cell:
+            self._retire(before)
 
     def _replace(self, snapshot: Snapshot) -> bool:
-        cell = self.cells.get(snapshot.owner)
-        if cell is None:
-            cell = self.cells[snapshot.owner] = Cell(self.index, snapshot.epoch)
-        cell.clear()
-        cell.epoch = snapshot.epoch
-        return self._extend(cell, snapshot.adds)
+        cell = Cell(self.index, snapshot.epoch)
+        sound = self._extend(cell, snapshot.adds)
+        self._put(snapshot.owner, cell)
+        return sound
 
     def _apply_interval(self, cell: Cell, interval: Interval) -> bool:
-        for sequence in interval.removals:
-            cell.delete(sequence)
+        cell.delete(cell.find(interval.removals))
         return self._extend(cell, interval.adds)
 
     def _apply_live_set(self, cell: Cell, delta: LiveSet) -> bool:
-        live = frozenset(delta.live)
+        living = cell.find(delta.live)
+        if len(living) != len(delta.live):
+            return False
         # Dots above `after` that this replica already has are judged by `adds`: those missing there have died.
-        live |= {sequence for sequence, _ in delta.adds}
-        dead = [sequence for sequence in cell.sequences if sequence not in live]
-        for sequence in dead:
-            cell.delete(sequence)
-        kept = frozenset(cell.sequences)
-        return kept.issuperset(delta.live) and self._extend(cell, delta.adds)
+        living += cell.find(sequence for sequence, _ in delta.adds)
+        cell = cell.only(living)
+        self._put(delta.owner, cell)
+        return self._extend(cell, delta.adds)
 
     def _extend(self, cell: Cell, adds: Sequence[Addition]) -> bool:
-        """Append the additions above the cell's version; False when one contradicts what is held."""
+        """Append the additions above the cell's version; False when one contradicts what is held, or it is too much."""
         fresh = adds[bisect_right(adds, cell.version, key=itemgetter(0)) :]
+        if len(cell.sequences) + len(fresh) > KEYS_PER_OWNER_MAX:
+            return False
         return cell.extend([sequence for sequence, _ in fresh], [key for _, key in fresh])

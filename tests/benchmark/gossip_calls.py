@@ -33,7 +33,7 @@ from gossip.messages import (
     Sender,
     Versions,
 )
-from gossip.or_set import BOTTOM, KEYS_PER_OWNER_MAX, Epoch, Interval, ORSet, Snapshot
+from gossip.or_set import BOTTOM, KEYS_PER_OWNER_MAX, Epoch, Interval, LiveSet, ORSet, Outcome, Snapshot
 from gossip.outputs import Reply
 from gossip.replica import Replica
 from gossip.transfer import Outgoing
@@ -43,6 +43,7 @@ from tests.steps import outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from gossip.or_set import Delta
     from gossip.outputs import Output
 
 ROUNDS = 9
@@ -50,6 +51,8 @@ LIVES = 3
 CALL_MS = 5.0
 KEY_BYTES = 33
 EPOCH = Epoch(1, 1)
+REMOVED = (1000, 4000)
+LEFT = (900, 2000, 4000, 8000)
 FALL_S = 10.0
 FORGET_S = Config("me").forget_s / 2 + 1.0
 
@@ -77,11 +80,28 @@ def of_an_owner(keys: list[bytes]) -> None:
     heads = iter([replace(own.head(), epoch=Epoch(number, 1)) for number in range(2, 2 + ROUNDS)])
     in_steps("its new epoch without changes, at those who hold its set", lambda: held.rebase(next(heads)), bool)
     others = iter([filled(adds) for _ in range(ROUNDS)])
-    shown("forgetting it, the first slice", lambda: next(others).forget("owner"))
+    shown("forgetting it", lambda: next(others).forget("owner"))
+    forgetful = filled(adds)
+    forgetful.forget("owner")
+    shown("a slice of what was forgotten", forgetful.sweep)
     shown("the first part for one who lacks it", lambda: Outgoing(held, (), [("owner", BOTTOM, 0)]).next(), bool)
     shown(
         "what one lacks who missed a few changes", lambda: held.diff("owner", held.at("owner")[0], len(keys) - 3), bool
     )
+    changes_of(adds)
+
+
+def changes_of(adds: tuple[tuple[int, bytes], ...]) -> None:
+    """What those who hold the owner's set do when it changes much at once."""
+    version = len(adds)
+    for count in (0, 10):
+        applied(f"it restarts with {count} keys", adds, Snapshot("owner", Epoch(2, 1), count, adds[:count]))
+    for count in REMOVED:
+        removed = tuple(range(1, version + 1, version // count))[:count]
+        applied(f"it removed {count} keys", adds, Interval("owner", EPOCH, version, version + count, (), removed))
+    for count in LEFT:
+        live = tuple(range(1, version + 1, version // count))[:count]
+        applied(f"it removed all but {count} keys", adds, LiveSet("owner", EPOCH, version, 2 * version, (), live))
 
 
 def of_many_members(count: int) -> None:
@@ -148,6 +168,12 @@ def filled(adds: tuple[tuple[int, bytes], ...]) -> ORSet:
     held = ORSet("me", EPOCH, lambda _key: None)
     held.apply(Snapshot("owner", EPOCH, len(adds), adds))
     return held
+
+
+def applied(what: str, adds: tuple[tuple[int, bytes], ...], delta: Delta) -> None:
+    """Print how long it takes to apply a delta to the set that these are."""
+    held = iter([filled(adds) for _ in range(ROUNDS)])
+    shown(what, lambda: next(held).apply(delta), lambda result: result is Outcome.APPLIED)
 
 
 def cluster(count: int) -> tuple[Replica, list[Member]]:

@@ -12,6 +12,7 @@ import tracemalloc
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from gossip import or_set
 from gossip.codec import decode, encode
 from gossip.config import Config
 from gossip.counters import Counters
@@ -45,6 +46,8 @@ from gossip.replica import Replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
 
 FIRST, SECOND = 2_000, 6_000
 """Messages of the two rounds."""
@@ -167,6 +170,32 @@ def test_a_member_that_says_anything_at_all_makes_nothing_grow() -> None:
     assert counters.gaps > 0
     assert counters.syncs > 0
     assert counters.downs > 0
+
+
+def test_an_owner_that_only_ever_adds_fills_its_set_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It adds a key at a time, and shows the last ones whole when what is held of it was dropped."""
+    monkeypatch.setattr(or_set, "KEYS_PER_OWNER_MAX", 100)
+    replica, owner = (
+        Replica(Config("me"), counter=0, rng=random.Random(1), counters=Counters()),
+        member(random.Random(1)),
+    )
+    replica.start(0.0)
+    replica.receive(Sender(owner.name, owner.epoch), Join(owner), 0.0)
+    versions, most = itertools.count(1), 0
+
+    def step(_dice: random.Random) -> None:
+        nonlocal most
+        version = next(versions)
+        adds = ((version, b"key%d" % version),)
+        said: Interval | Snapshot = Interval(owner.name, owner.epoch, version - 1, version, adds, ())
+        if not replica.set.at(owner.name)[1]:
+            said = Snapshot(owner.name, owner.epoch, version, adds)
+        replica.receive(Sender(owner.name, owner.epoch), Deltas((said,)), 0.0)
+        most = max(most, len(replica.set.elements(owner.name)))
+
+    assert growth(step) < GROWTH_BYTES_MAX
+    replica.check()
+    assert most == 100
 
 
 def test_bytes_that_are_no_message_leave_nothing_behind() -> None:

@@ -37,8 +37,8 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "removals are not applied",
-        "for sequence in interval.removals:",
-        "for sequence in ():",
+        "cell.delete(cell.find(interval.removals))",
+        "cell.delete(cell.find(()))",
     ),
     Mutant(
         "elements that were there already are added again",
@@ -62,8 +62,10 @@ MUTANTS = (
     ),
     Mutant(
         "a snapshot is merged into what was there",
-        "        cell.clear()\n        cell.epoch = snapshot.epoch",
-        "        cell.epoch = snapshot.epoch",
+        "        cell = Cell(self.index, snapshot.epoch)\n",
+        "        cell = Cell(self.index, snapshot.epoch)\n"
+        "        for number, key in self.elements(snapshot.owner):\n"
+        "            cell.extend((number,), (key,))\n",
     ),
     Mutant(
         "the epoch is ignored when the difference is made",
@@ -77,8 +79,18 @@ MUTANTS = (
     ),
     Mutant(
         "the live numbers kill nobody",
-        "        for sequence in dead:\n            cell.delete(sequence)",
-        "        for sequence in dead[:0]:\n            cell.delete(sequence)",
+        "cell = cell.only(living)",
+        "cell = cell.only(range(len(cell.sequences)))",
+    ),
+    Mutant(
+        "what is held of an operation after the interval's start is taken for dead",
+        "living += cell.find(sequence for sequence, _ in delta.adds)",
+        "living += ()",
+    ),
+    Mutant(
+        "a cell that was replaced is not emptied",
+        "        if before is not cell:\n            self._retire(before)",
+        "        del before",
     ),
     Mutant(
         "the log reaches further back than it does",

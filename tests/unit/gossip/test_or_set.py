@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gossip import cell, or_set
@@ -82,6 +84,15 @@ def test_an_element_born_and_dead_within_an_interval_is_not_left_behind() -> Non
     assert reader.elements("owner") == [(1, b"a")]
 
 
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_live_set_applies_to_one_who_came_further_than_its_start(*, lives: bool) -> None:
+    reader = fresh()
+    reader.apply(Snapshot("owner", FIRST, 3, ((1, b"a"), (2, b"b"), (3, b"c"))))
+    adds = ((3, b"c"), (5, b"d")) if lives else ((5, b"d"),)
+    assert reader.apply(LiveSet("owner", FIRST, 2, 5, adds, (2,))) is Outcome.APPLIED
+    assert reader.elements("owner") == [(2, b"b"), *adds]
+
+
 def test_what_does_not_continue_the_prefix_is_a_gap_and_changes_nothing() -> None:
     reader = fresh()
     assert reader.apply(Interval("owner", FIRST, 1, 2, ((2, b"b"),), ())) is Outcome.GAP
@@ -108,6 +119,49 @@ def test_a_delta_that_contradicts_the_cell_drops_it(lie: Interval | LiveSet) -> 
     assert reader.at("owner") == (BOTTOM, 0)
     assert reader.index.pairs == 0
     reader.check()
+
+
+@pytest.mark.parametrize(
+    "excess",
+    [
+        Interval("owner", FIRST, 2, 4, ((3, b"c"), (4, b"d")), (1,)),
+        LiveSet("owner", FIRST, 2, 4, ((3, b"c"), (4, b"d")), (2,)),
+        Snapshot("owner", SECOND, 3, ((1, b"a"), (2, b"b"), (3, b"c"))),
+    ],
+    ids=["an interval", "a live set", "a snapshot"],
+)
+def test_more_keys_than_an_owner_may_have_drop_its_cell(excess: Delta, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(or_set, "KEYS_PER_OWNER_MAX", 2)
+    reader = fresh()
+    reader.apply(Snapshot("owner", FIRST, 2, ((1, b"a"), (2, b"b"))))
+    assert reader.apply(replace(excess, adds=excess.adds[:-1])) is Outcome.APPLIED, "there is room for this"
+    reader.forget("owner")
+    reader.apply(Snapshot("owner", FIRST, 2, ((1, b"a"), (2, b"b"))))
+    assert reader.apply(excess) is Outcome.CORRUPT
+    assert (reader.at("owner"), reader.index.pairs) == ((BOTTOM, 0), 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [(Snapshot("owner", SECOND, 0, ()), []), (LiveSet("owner", FIRST, 100, 200, (), (7, 8)), [7, 8])],
+    ids=["a new epoch", "a live set"],
+)
+def test_a_large_set_of_which_little_is_left_goes_in_slices(
+    change: Delta, left: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(or_set, "SWEEP_ELEMENTS", 10)
+    reader = fresh()
+    reader.apply(Snapshot("owner", FIRST, 100, tuple((number, b"%d" % number) for number in range(1, 101))))
+    assert reader.apply(change) is Outcome.APPLIED
+    assert [sequence for sequence, _ in reader.elements("owner")] == left
+    assert reader.index.pairs == 100 + len(left), "nothing is done yet"
+    reader.check()
+    while not reader.swept:
+        before = reader.index.pairs
+        reader.sweep()
+        assert before - reader.index.pairs <= 10
+        reader.check()
+    assert reader.index.pairs == len(left)
 
 
 def test_rebase_needs_the_same_keys_and_a_higher_epoch() -> None:

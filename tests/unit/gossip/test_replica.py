@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gossip import encounter
+from gossip import encounter, or_set
 from gossip.cell import SORTED_KEYS
 from gossip.codec import decode, encode
 from gossip.comparison import TOLD_MAX
@@ -38,7 +38,7 @@ from gossip.messages import (
     Version,
     Versions,
 )
-from gossip.or_set import BOTTOM, Epoch, Head, Interval, ORSet, Snapshot
+from gossip.or_set import BOTTOM, Epoch, Head, Interval, LiveSet, ORSet, Snapshot
 from gossip.outputs import Conflict, Link, Output, Publish, Reply, SaveEpoch, Send, Unlink
 from gossip.overlay import AT_ONCE_MAX as IN_ONE_STEP_MAX
 from gossip.overlay import neighbours
@@ -255,6 +255,23 @@ def test_a_heartbeat_ahead_of_what_is_held_is_followed_by_a_pull() -> None:
     his.add(b"b")
     say(replica, heartbeat(his), 0.1)
     assert ("ben", Pull((("ben", BEN_EPOCH, 1),))) in sent(ticks(replica, 0.2))
+
+
+def test_a_set_that_was_replaced_is_not_answered_from_while_it_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(or_set, "SWEEP_ELEMENTS", 1)
+    replica, _ = knowing_ben(b"a", b"b", b"c", b"d")
+    assert replica.lookup.holders(b"d") == [BEN]
+    for change in (
+        LiveSet("ben", BEN_EPOCH, 4, 8, (), (1,)),
+        Snapshot("ben", BEN_EPOCH, 9, ((9, b"c"),)),
+    ):
+        say(replica, Deltas((change,)), 0.1)
+        kept = {key for _, key in replica.set.elements("ben")}
+        for key in (b"a", b"b", b"c", b"d"):
+            assert replica.lookup.holders(key) == ([BEN] if key in kept else [])
+    assert not replica.set.swept
+    ticks(replica, 0.1)
+    assert replica.set.swept
 
 
 def test_a_hash_that_does_not_fit_drops_the_cell_and_pulls_it_whole() -> None:
