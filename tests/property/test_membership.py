@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip.config import Config
-from gossip.membership import MASS_GRACE_S, Member, Membership, Status, Visibility
+from gossip.counters import Counters
+from gossip.membership import MASS_GRACE_S, REFUTATION_MAX, Claim, Member, Membership, Status, Visibility
+from gossip.messages import Heartbeat, Members, Sender
 from gossip.or_set import Epoch
+from gossip.outputs import Publish
+from gossip.replica import Replica
 
 if TYPE_CHECKING:
     from random import Random
@@ -27,6 +32,9 @@ members = st.builds(
     status=st.sampled_from(Status),
 )
 events = st.lists(st.tuples(members, st.booleans(), st.floats(0, 10)), max_size=40)
+refutations = st.one_of(st.integers(0, 3), st.integers(0, REFUTATION_MAX - 1))
+accusations = st.lists(st.tuples(st.integers(-1, 2), refutations, st.sampled_from(Status)), max_size=5)
+"""Of each: how far its epoch is from the present one, its refutation, its status."""
 
 
 @settings(deadline=None)
@@ -82,3 +90,32 @@ def test_nobody_who_is_gone_stays_visible_or_known_for_ever(records: list[Member
         known.forget(name)
     known.check()
     assert not known.others
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(accusations, st.floats(0, 3)), max_size=10))
+def test_whatever_is_said_of_this_node_in_its_present_epoch_is_refuted_and_published(
+    history: list[tuple[list[tuple[int, int, Status]], float]],
+) -> None:
+    """P7: whoever hears the answer joins it over every accusation. A higher epoch of its own it exceeds by another."""
+    me = Replica(Config("me"), counter=1, rng=random.Random(1), counters=Counters())
+    now, told, outputs = 0.0, [], me.start(0.0)
+    for batch, pause_s in history:
+        now += pause_s
+        counter = me.me.epoch.counter
+        claims = [
+            replace(me.me, epoch=replace(me.me.epoch, counter=counter + ahead), refutation=refutation, status=status)
+            for ahead, refutation, status in batch
+        ]
+        told += claims
+        outputs += me.receive(Sender("other", Epoch(1, 1)), Members(tuple(map(Claim, claims))), now)
+        own = [claim for claim in told if claim.epoch == me.me.epoch]
+        assert all(me.me.rank > claim.rank or claim == me.me for claim in own)
+        while me.deadline <= now:
+            outputs += me.tick(now)
+    outputs += me.tick(now + me.config.coalesce_s)
+    said = [output.message for output in outputs if isinstance(output, Publish)]
+    records = [m.member for m in said if isinstance(m, Heartbeat)]
+    records += [claim.member for m in said if isinstance(m, Members) for claim in m.claims]
+    assert me.me in records
+    assert max(records, key=lambda record: record.rank) == me.me
