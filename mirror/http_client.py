@@ -27,6 +27,7 @@ _CONTENT_RANGE = re.compile(
     rf"bytes (\d{{1,{SIZE_DIGITS_MAX}}})-(\d{{1,{SIZE_DIGITS_MAX}}})/(\d{{1,{SIZE_DIGITS_MAX}}})"
 )
 _UNSATISFIED_RANGE = re.compile(rf"bytes \*/(\d{{1,{SIZE_DIGITS_MAX}}})")
+_QUERY = re.compile(r"\?\S+")
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 
 SILENCE_S: Final = 5.0
@@ -211,8 +212,12 @@ async def read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line, also where the library's own text is empty (a timeout's is)."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """An error in one line, also where the library's own text is empty (a timeout's is).
+
+    Its URLs come without their queries: those of links to storage are signed, and let in whoever has them.
+    """
+    text = _QUERY.sub("?...", str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def timeout(connect_s: float, read_s: float) -> aiohttp.ClientTimeout:

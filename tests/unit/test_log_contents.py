@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ from mirror.peer_mac import KEY_LABEL, PeerMac, Target
 from mirror.registries import Endpoint, Registries
 from mirror.registry import create_registry
 from mirror.upstream import Upstream
-from tests.serving import answering, scripted, serving
+from tests.serving import Heard, answering, scripted, serving
 
 HOSTILE = ["a\nERROR forged", "a\r\nforged", "\x1b[2Jcleared", "a\x00b", "a\u2028b", "\u202egnp.exe", "\x9bc1"]
 
@@ -70,6 +71,35 @@ async def test_a_clients_credentials_are_in_no_log_and_no_answer(caplog: pytest.
     if status != "nonsense":
         assert server.heard[0].headers["authorization"] == f"Bearer {SECRET}", "it went to the registry"
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("location", ["/storage?X-Amz-Signature={}&x='y'", "http://[?sig={}"])
+async def test_a_link_that_is_signed_is_told_without_its_signature(
+    caplog: pytest.LogCaptureFixture, location: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    digest = Digest.of(b"x")
+
+    async def lead_on(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        if heard.path.startswith("/storage"):
+            writer.write(b"garbage\r\n\r\n")
+        else:
+            await answering("307 Moved", [f"Location: {location.format(SECRET)}", "Content-Length: 0"])(heard, writer)
+
+    metrics = Metrics()
+    async with (
+        scripted(lead_on) as server,
+        Upstream(Registries({"registry.test": (Endpoint(server.url),)})) as upstream,
+    ):
+        async with (
+            serving(create_registry(upstream, metrics.face("client"))) as url,
+            aiohttp.ClientSession(url) as session,
+        ):
+            async with session.get(f"/v2/lib/app/blobs/{digest}?ns=registry.test") as response:
+                assert response.status == 503
+                text = await response.text()
+    assert "registry.test does not answer" in text
+    assert SECRET not in text + caplog.text
 
 
 def test_the_clusters_secret_shows_in_no_representation(tmp_path: Path) -> None:
