@@ -2,8 +2,9 @@
 
 - By digest: this node's store, then a peer, then the registry. What is in flight here already is shared.
 - What few peers have or none is a transfer (`mirror.transfer`), which this node and others read while it comes
-  (`mirror.herd`), and so is what the store keeps as it passes through. Everything else is a plain relay: complete
-  holders exist, so whoever comes next needs no copy of it here.
+  (`mirror.herd`), and so is what the store keeps as it passes through, and what is verified before its first byte goes
+  out: in memory it would be there once for each request. Everything else is a plain relay: complete holders exist, so
+  whoever comes next needs no copy of it here.
 - An object that breaks off goes on at the same offset from the next source, within the same answer; so does one of
   the store, which is not asked for it again for a while.
 - What is in doubt (`mirror.suspicion`) or always to be verified is hashed on its way, and its end held back.
@@ -27,7 +28,7 @@ from mirror.resuming import resuming
 from mirror.single_flight import Shared
 from mirror.source import FirstOf
 from mirror.trail import What
-from mirror.verified import VERIFY_FIRST_BYTES_MAX
+from mirror.verified import VERIFY_FIRST_BYTES_MAX, hashed_on_its_way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -70,6 +71,8 @@ class Pull:
         self._beside_store = _BesideStore(self._unshared)
         self._shared = Shared(transfers, herd, self._unshared)
         self._elsewhere_shared = FirstOf([peers, self._shared])
+        self._holders_first = FirstOf([peers, herd])
+        self._holders_first_unshared = FirstOf([peers, self._unshared])
         self._nearby = FirstOf([store, peers])
         self._anywhere = FirstOf([self._nearby, upstream])
         self._transfers = transfers
@@ -126,6 +129,10 @@ class Pull:
             return await self._transfers.open(request, self._herd, self._unshared, verify=True)
         if self._store.keeps or self._herd.crowded(request.digest):
             content = await self._shared.open(request)
+        elif hashed_on_its_way(request, request.size):
+            content = await self._transfers.open(
+                request, self._holders_first, self._holders_first_unshared, verify=False
+            )
         else:
             content = await self._transfers.join(request) or await self._elsewhere_shared.open(request)
         return resuming(self._unshared, request, content)

@@ -304,6 +304,17 @@ async def test_what_a_peer_has_whole_is_relayed_and_not_shared(relaying: Stage) 
     assert relaying.peers.asked == ["GET all"] * 2
 
 
+async def test_what_is_verified_before_its_first_byte_is_fetched_from_a_peer_once_for_all_who_want_it(
+    relaying: Stage,
+) -> None:
+    data = LARGE[:1_000_000]
+    relaying.peers.objects[Digest.of(data)] = data
+    request = replace(BLOB.by_digest(Digest.of(data)), size=len(data))
+    contents = await asyncio.gather(*(relaying.pull.open(request) for _ in range(20)))
+    assert await asyncio.gather(*map(read, contents)) == [data] * 20
+    assert relaying.peers.asked == ["GET all"]
+
+
 async def test_what_comes_from_upstream_is_asked_for_once_by_many(relaying: Stage) -> None:
     relaying.upstream.objects[DIGEST] = DATA
     contents = await asyncio.gather(*(relaying.pull.open(BLOB) for _ in range(20)))
