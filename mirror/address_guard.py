@@ -7,14 +7,15 @@ should. So the decision is taken on the address, at the moment of connecting: no
 Refused are loopback, link-local (which holds most metadata services), multicast, the unspecified address, and the
 metadata services that live elsewhere, in every form in which IPv6 can carry them. Private networks are allowed, since
 registries live there. What the operator configured is allowed wherever it is: the endpoints of registries and a proxy
-from the environment. Behind a proxy it is the proxy that connects, and only addresses that stand in the URL itself are
-checked.
+from the environment. Behind a proxy it is the proxy that connects, and only addresses that stand in the URL itself,
+the first or one that a redirect leads to, are checked.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from aiohttp.resolver import DefaultResolver
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
     from aiohttp.abc import ResolveResult
 
 METADATA_ADDRESSES: Final = frozenset(
@@ -70,8 +72,13 @@ class AddressGuard:
     def check_url(self, url: str) -> None:
         """Refuse an address that stands in the URL itself. Raises `OSError`."""
         host, port = _host_and_port(url)
-        if _is_address(host):
-            self._check(host, port)
+        if (address := _address(host)) is not None:
+            self._check(address, port)
+
+    async def check_request(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        """The same for each request and each redirect, as a middleware of aiohttp."""
+        self.check_url(str(request.url))
+        return await handler(request)
 
     def open_socket(self, info: Any) -> socket.socket:
         """A socket to connect to what aiohttp resolved. Raises `OSError` when it is refused."""
@@ -87,8 +94,9 @@ class AddressGuard:
     def _allowed(self) -> set[tuple[str, int]]:
         allowed = set()
         for host, port in self._places():
-            addresses = {host} if _is_address(host) else self._resolved.get((host, port), frozenset())
-            allowed |= {(address, port) for address in addresses}
+            address = _address(host)
+            addresses = self._resolved.get((host, port), frozenset()) if address is None else {address}
+            allowed |= {(each, port) for each in addresses}
         return allowed
 
     def _places(self) -> list[tuple[str, int]]:
@@ -132,12 +140,13 @@ def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
+def _address(host: str) -> str | None:
+    """The address that a host is, also one that is written as only the C library reads it (`127.1`, `0x7f000001`)."""
+    with suppress(ValueError):
+        return str(ip_address(host))
+    with suppress(OSError, ValueError):
+        return socket.inet_ntoa(socket.inet_aton(host))
+    return None
 
 
 def _host_and_port(url: str) -> tuple[str, int]:

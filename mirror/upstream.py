@@ -75,6 +75,7 @@ class Upstream:
             ),
             timeout=timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
             auto_decompress=False,
+            middlewares=(self._guard.check_request,),
             trust_env=True,  # HTTPS_PROXY, HTTP_PROXY, NO_PROXY
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "skvaller", "Accept-Encoding": "identity"},
@@ -215,7 +216,6 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         assert self._session is not None, "an upstream is used inside `async with`"
         try:
-            self._guard.check_url(endpoint.url)
             return await self._session.request(
                 method,
                 URL(endpoint.address(path), encoded=True),

@@ -122,6 +122,29 @@ async def test_a_proxy_of_the_operators_may_be_on_loopback_and_is_not_asked_for_
             assert len(proxy.heard) == 1
 
 
+@pytest.mark.parametrize("target", ["169.254.169.254", "0xa9fea9fe", "2852039166", "[::ffff:a9fe:a9fe]"])
+async def test_a_redirect_to_an_address_of_the_node_goes_to_no_proxy_either(
+    monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    redirect = answering("307 Temporary Redirect", [f"Location: http://{target}/latest/", "Content-Length: 0"])
+    async with scripted(redirect) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        async with Upstream(Registries({"reg.example": (Endpoint("http://reg.example"),)})) as upstream:
+            with pytest.raises(UnavailableError, match="for this node alone"):
+                await upstream.open(asked_of("reg.example"))
+    assert len(proxy.heard) == 1
+
+
+@pytest.mark.parametrize("host", ["127.1", "0x7f000001", "[0:0:0:0:0:0:0:1]"])
+def test_what_is_configured_is_allowed_however_its_address_is_written(host: str) -> None:
+    guard = AddressGuard(lambda: [f"http://{host}:5000"])
+    guard.check_url(f"http://{host}:5000")
+    family, address = (socket.AF_INET6, "::1") if ":" in host else (socket.AF_INET, HOST)
+    guard.open_socket((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 5000))).close()
+    with pytest.raises(PermissionError):
+        guard.check_url(f"http://{host}:5001")
+
+
 def test_another_port_of_a_configured_address_stays_refused() -> None:
     port = free_port()
     guard = AddressGuard(lambda: [f"http://{HOST}:{port}"])
