@@ -32,6 +32,8 @@ AVOID_CORRUPT_S: Final = 300.0
 """The same for one that gave wrong bytes."""
 LOAD_FRESH_S: Final = 5.0
 """How long a peer's word on its load counts; a layer of 100 MB takes about a second."""
+SWEEP_S: Final = 60.0
+"""How often it is forgotten what counts no longer: in a cluster whose nodes come and go, names are not used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Standing:
         self._busy: Counter[str] = Counter()
         self._avoided: dict[str, _Avoided] = {}
         self._told: dict[str, _Told] = {}
+        self._swept_at = clock()
 
     def begin(self, holder: Holder) -> None:
         """A transfer from the holder starts."""
@@ -100,11 +103,14 @@ class Standing:
     def end(self, holder: Holder) -> None:
         """A transfer from the holder is over, however it went."""
         self._busy[holder.target.name] -= 1
+        if not self._busy[holder.target.name]:
+            del self._busy[holder.target.name]
 
     def hear(self, holder: Holder, load: Load) -> None:
         """The holder told its load, in an answer whose own transfer has not begun here."""
         others = max(0, load.uploads - self._busy[holder.target.name])
         self._told[holder.target.name] = _Told(others, load.slots, self._clock())
+        self._sweep()
 
     def fail(self, holder: Holder, error: UnavailableError) -> None:
         """The holder did not give what it was asked for."""
@@ -112,6 +118,7 @@ class Standing:
         before = self._avoided.get(holder.target.name)
         if before is None or before.until <= until:
             self._avoided[holder.target.name] = _Avoided(until, str(error))
+        self._sweep()
 
     def opinion(self, holder: Holder) -> Opinion:
         """What `ranked` goes by, for people."""
@@ -136,6 +143,16 @@ class Standing:
                 choice = min(pair, key=lambda holder: self._load(holder, now))
                 group.remove(choice)
                 yield choice
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        if now - self._swept_at < SWEEP_S:
+            return
+        self._swept_at = now
+        self._avoided = {name: avoided for name, avoided in self._avoided.items() if avoided.until > now}
+        self._told = {
+            name: told for name, told in self._told.items() if name in self._busy or now - told.at <= LOAD_FRESH_S
+        }
 
     def _load(self, holder: Holder, now: float) -> float:
         """The part of the holder's upload slots that is taken, as far as is known."""

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from mirror.choice import AVOID_CORRUPT_S, AVOID_S, LOAD_FRESH_S, Holder, Standing
+from mirror.choice import AVOID_CORRUPT_S, AVOID_S, LOAD_FRESH_S, SWEEP_S, Holder, Standing
 from mirror.errors import CorruptError, UnavailableError
 from mirror.load import Load
 from mirror.peer_mac import Target
@@ -118,3 +118,19 @@ def test_a_full_peer_comes_after_one_that_is_far_away_until_that_is_old_news(clo
     assert names(standing, full, far) == ["far", "full"]
     clock.now += LOAD_FRESH_S + 1
     assert names(standing, full, far) == ["full", "far"]
+
+
+def test_names_that_are_used_no_more_are_forgotten(clock: Clock) -> None:
+    standing = Standing("here", random.Random(1), clock)
+    busy = holder("busy")
+    standing.begin(busy)
+    standing.hear(busy, Load(3, 16))
+    for number in range(100):
+        gone = holder(f"gone{number}")
+        standing.begin(gone)
+        standing.end(gone)
+        standing.hear(gone, Load(1, 8))
+        standing.fail(gone, UnavailableError("it went"))
+    clock.now += SWEEP_S
+    standing.fail(holder("last"), UnavailableError("it went"))
+    assert [*standing._busy, *standing._told, *standing._avoided] == ["busy", "busy", "last"]
