@@ -31,13 +31,7 @@ import orjson
 from gossip import fields
 from gossip.cell import BASE_HASH_BYTES
 from gossip.errors import DecodeError
-from gossip.fields import (
-    ATTRIBUTE_CHARACTERS_MAX,
-    ATTRIBUTES_MAX,
-    COUNTER_MAX,
-    NAME_CHARACTERS_MAX,
-    U64_MAX,
-)
+from gossip.fields import U64_MAX
 from gossip.membership import PROTOCOL
 from gossip.messages import (
     BUCKET_BYTES,
@@ -79,18 +73,6 @@ if TYPE_CHECKING:
     from gossip.messages import Message
     from gossip.or_set import Delta
 
-__all__ = [
-    "ATTRIBUTES_MAX",
-    "ATTRIBUTE_CHARACTERS_MAX",
-    "COUNTER_MAX",
-    "MESSAGE_BYTES_MAX",
-    "NAME_CHARACTERS_MAX",
-    "PROTOCOL",
-    "TOPICS",
-    "decode",
-    "encode",
-]
-
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 FRAMES_MAX: Final = 3 + DELTAS_PER_MESSAGE_MAX + PIECES_PER_PART_MAX
 
@@ -102,6 +84,8 @@ TOPICS: Final[Mapping[type[Message], bytes]] = {
     **dict.fromkeys((Join, Ping, PingRequest, Ack, Nack, Compare, Buckets, Busy, Versions, Pull, Part, More), b"R"),
     **dict.fromkeys((Question, Answer), b"R"),
 }
+PUBLISHED_TOPICS: Final = tuple(sorted({TOPICS[kind] for kind in (Heartbeat, Heads, Deltas, Members)}))
+"""What those subscribe to who listen to a member."""
 
 _AUDIT = struct.Struct(">Q")
 _HASHES = struct.Struct(f">{BUCKETS}Q")

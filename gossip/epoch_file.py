@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from gossip.codec import COUNTER_MAX
 from gossip.errors import EpochFileError
+from gossip.fields import COUNTER_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -112,8 +112,8 @@ class Deltas:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """The sender's own record; answered by some of the records that the receiver has, the joiner's former one among
-    them."""
+    """The sender's own record; answered by some of the records that the receiver has of others, or by one of the sender
+    itself when that is of a higher epoch."""
 
     member: Member
 

@@ -8,8 +8,8 @@ All sockets are made and configured here and given to aiozmq's `create_zmq_conne
 bind or connect are too late.
 
 What a member can make this process buffer is bounded for each of its connections, in messages and in bytes a frame,
-with one exception: libzmq collects a message of any number of frames before it shows the first. A member is trusted
-not to send one without an end.
+with two exceptions: libzmq collects a message of any number of frames before it shows the first, and takes any number
+of published messages while this process stalls (`_SUBSCRIBE`). A member is trusted not to send without an end.
 
 ZMTP heartbeats stay off: with a slow reader and a finite receive limit libzmq 4.3.5 ends the process by an assertion
 (libzmq issues 3937 and 4767), and they prove nothing about a process whose loop hangs.
@@ -29,7 +29,7 @@ import zmq
 
 from gossip import zap
 from gossip.channel import Channel, endpoint
-from gossip.codec import MESSAGE_BYTES_MAX
+from gossip.codec import MESSAGE_BYTES_MAX, PUBLISHED_TOPICS
 from gossip.errors import BindError
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     Reply = Callable[[Frames], None]
 
 SOCKETS_MAX: Final = 32_768
-TOPICS: Final = (b"E", b"H", b"M")
 FRAME_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 PUBLISHED_FRAME_BYTES_MAX: Final = 1024 * 1024
 """libzmq ends a connection on which a larger frame comes. It does not count the message; the codec checks the sum."""
@@ -69,7 +68,7 @@ _PUBLISH: Final = {
     zmq.LINGER: LEAVE_LINGER_MS,
 }
 # A finite limit would lose messages whenever the loop stalls for a moment; rate times stall bounds the memory, and a
-# process that stalls for long is ended by its supervisor.
+# process that stalls for long is ended by its supervisor. How many wait cannot be known: libzmq does not tell.
 _SUBSCRIBE: Final = {
     **_CONNECTION,
     zmq.MAXMSGSIZE: PUBLISHED_FRAME_BYTES_MAX,
@@ -82,6 +81,8 @@ _SUBSCRIBE: Final = {
 # ROUTER_MANDATORY stays off: an answer to somebody who is gone would be an error, and aiozmq closes on errors. What one
 # member sends faster than it is read waits on its own side beyond RCVHWM messages.
 _ROUTER: Final = {**_CONNECTION, zmq.MAXMSGSIZE: FRAME_BYTES_MAX, zmq.SNDHWM: 1000, zmq.RCVHWM: 64, zmq.LINGER: 0}
+# libzmq redials, and never gives up: else each would need a watcher that tells when it is dead. It costs little, since
+# one that is not used is closed soon.
 _DEALER: Final = {
     **_CONNECTION,
     zmq.MAXMSGSIZE: FRAME_BYTES_MAX,
@@ -187,7 +188,7 @@ class Transport:
         """Listen to what a member publishes; a connection for that name is replaced."""
         self.unlink(name)
         socket = self._client(zmq.SUB, _SUBSCRIBE, address.server_key)
-        for topic in TOPICS:
+        for topic in PUBLISHED_TOPICS:
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         channel = self._links[name] = self._channel(socket)
         channel.receive = partial(self._received, None)
