@@ -5,7 +5,8 @@ These clients do not say which registry they mean, so they are led to a port tha
 registry's port cannot stand. And they have no mirror for every registry, so
 each has to be named. A `[[registry]]` table in a later file replaces the one of the same prefix in earlier ones as a
 whole. So our file, which sorts behind the others, repeats what the operator has for the registries that are named, with
-the mirror added; nothing else is touched.
+the mirror added; nothing else is touched. It says how it was made, so that it can be told when it would come out
+otherwise now (`review`).
 
 Their credentials are for the registry and never for a mirror. At a port the mirror may have credentials of its own
 (`podman login 127.0.0.1:29996`); what else is private comes from the registry itself.
@@ -16,8 +17,9 @@ Source: containers-registries.conf(5); containers/image, pkg/sysregistriesv2 (`u
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +38,7 @@ from mirror.atomic_files import (
     sweep,
 )
 from mirror.hosts import Mode
+from mirror.registry_ports import read_registry_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,7 +51,9 @@ REGISTRIES_CONF: Final = Path("/etc/containers/registries.conf")
 DROP_IN: Final = "zz-skvaller.conf"
 """Behind the others, in the order of names, for the last one counts."""
 MADE: Final = "# Made by `skvaller configure`, made-directories="
+WITH: Final = "# Its options: "
 
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _HEAD: Final = (
     "# It is replaced as a whole when that runs again, and goes with `skvaller cleanup`.\n"
     "# What stood elsewhere for these prefixes is repeated here, since the last file counts.\n"
@@ -69,6 +74,20 @@ class RegistriesConf:
     ports: Sequence[RegistryPort] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What `configure` would do now.
+
+    `command` is how it was run, `outdated` whether the drop-in would come out otherwise, and `skipped` why there would
+    be no table for a prefix, by prefix. With an `error` none of this is known.
+    """
+
+    command: str
+    outdated: bool = False
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
 def configure(options: RegistriesConf) -> list[Change]:
     """Write the drop-in; a result for it, and one for each table that cannot be led to the mirror."""
     ours = drop_in(options.file)
@@ -86,31 +105,50 @@ def cleanup(file: Path) -> list[Change]:
     return changes if change.action is Action.UNCHANGED else [*changes, change]
 
 
+def review(file: Path) -> Review | None:
+    """Look at the drop-in that goes with a main file; None when there is none of ours. Changes nothing."""
+    ours = drop_in(file)
+    command = "skvaller configure --runtime podman" + ("" if file == REGISTRIES_CONF else f" --registries-conf {file}")
+    try:
+        old = read(ours)
+        if old is None or not old.startswith(MADE):
+            return None
+        options = _options(file, old)
+        if options is None:
+            return Review(command, outdated=True)
+        command = f"{command} {_words(options)}"
+        new, skipped = _text(ours, options, old)
+    except (FileTextError, OSError) as error:
+        return Review(command, error=str(error))
+    return Review(command, new != old, skipped)
+
+
 def text_with_mirror(
     documents: Iterable[Table],
     mirror: str,
     registries: Iterable[str],
     mode: Mode,
     ports: Sequence[RegistryPort] = (),
+    *,
+    later: Iterable[tuple[str, Table]] = (),
 ) -> tuple[str, dict[str, str]]:
     """The tables of the drop-in, and why there is none for a prefix, by prefix; `documents` come in their order.
 
-    Raises `FileTextError` for what cannot be repeated.
+    Those in `later` count more than the drop-in; they come with the names of their files. Raises `FileTextError` for
+    what cannot be repeated.
     """
-    known: dict[str, Table] = {}
-    for document in documents:
-        tables = document.get("registry", [])
-        if "registries" in document or not isinstance(tables, list):
-            raise FileTextError("a registries.conf is of version 1, which cannot have mirrors")
-        for table in tables:
-            known[str(table.get("prefix") or table.get("location"))] = table
+    known = {prefix: table for document in documents for prefix, table in _tables(document)}
+    outranked = {prefix: name for name, document in later for prefix, _ in _tables(document)}
+    every = [*known, *outranked]
     parts, skipped = [], {}
     for registry in sorted(set(registries)):
-        prefixes = sorted({registry, *(prefix for prefix in known if prefix.startswith(f"{registry}/"))})
+        prefixes = sorted({registry, *(prefix for prefix in every if prefix.startswith(f"{registry}/"))})
+        wildcard = next((each for each in every if each.startswith("*.") and registry.endswith(each[1:])), None)
         for prefix in prefixes:
-            wildcard = next((each for each in known if each.startswith("*.") and registry.endswith(each[1:])), None)
             table = known.get(prefix, {})
-            if not table and wildcard is not None:
+            if prefix in outranked:
+                skipped[prefix] = f"{outranked[prefix]} has it too and comes later; give that a name that comes before"
+            elif not table and wildcard is not None:
                 skipped[prefix] = f"{wildcard} stands for it; give it a [[registry]] of its own"
             elif table.get("blocked"):
                 skipped[prefix] = "it is blocked"
@@ -128,12 +166,8 @@ def _configure(ours: Path, options: RegistriesConf, skipped: list[Change]) -> Ch
     old = read(ours)
     if old is not None and not old.startswith(MADE):
         raise FileTextError("it is there, and not by our hand")
-    others = [options.file, *(file for file in sorted(ours.parent.glob("*.conf")) if file != ours)]
-    documents = [_parse(file, text) for file in others if (text := read(file)) is not None]
-    tables, reasons = text_with_mirror(documents, options.mirror, options.registries, options.mode, options.ports)
+    new, reasons = _text(ours, options, old)
     skipped += [Change(ours, Action.SKIPPED, f"{prefix}: {reason}") for prefix, reason in reasons.items()]
-    made = _made(old) if old is not None else len(missing_directories(ours))
-    new = f"{MADE}{made}.\n{_HEAD}\n{tables}"
     if new == old:
         return Change(ours, Action.UNCHANGED)
     if old is None:
@@ -141,6 +175,58 @@ def _configure(ours: Path, options: RegistriesConf, skipped: list[Change]) -> Ch
         return Change(ours, Action.CREATED)
     replace(ours, new)
     return Change(ours, Action.CHANGED)
+
+
+def _text(ours: Path, options: RegistriesConf, old: str | None) -> tuple[str, dict[str, str]]:
+    """The drop-in as it should be, and why there is no table for a prefix, by prefix. Raises `FileTextError`."""
+    others = [options.file.absolute(), *(file for file in sorted(ours.parent.glob("*.conf")) if file != ours)]
+    documents = [(file, _parse(file, text)) for file in others if (text := read(file)) is not None]
+    tables, skipped = text_with_mirror(
+        [document for file, document in documents if file < ours],
+        options.mirror,
+        options.registries,
+        options.mode,
+        options.ports,
+        later=[(file.name, document) for file, document in documents if file > ours],
+    )
+    made = _made(old) if old is not None else len(missing_directories(ours))
+    return f"{MADE}{made}.\n{WITH}{_words(options)}\n{_HEAD}\n{tables}", skipped
+
+
+def _words(options: RegistriesConf) -> str:
+    """The options as one gives them to the command."""
+    words = ["--mirror", options.mirror, "--mode", options.mode.value]
+    words += [word for name in sorted(set(options.registries)) for word in ("--registry", name)]
+    return " ".join([*words, *(["--registry-ports", ",".join(map(str, options.ports))] if options.ports else [])])
+
+
+def _options(file: Path, text: str) -> RegistriesConf | None:
+    """The options that a drop-in was made with; None when it does not say, or says what cannot be."""
+    words = next((line.removeprefix(WITH) for line in text.splitlines() if line.startswith(WITH)), "").split()
+    pairs = list(zip(words[::2], words[1::2], strict=False))
+    values = dict(pairs)
+    try:
+        return RegistriesConf(
+            file,
+            values["--mirror"],
+            [value for name, value in pairs if name == "--registry"],
+            Mode(values["--mode"]),
+            read_registry_ports(values.get("--registry-ports", "")),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _tables(document: Table) -> Iterator[tuple[str, Table]]:
+    """The tables of a file, each with its prefix."""
+    tables = document.get("registry", [])
+    if "registries" in document or not isinstance(tables, list):
+        raise FileTextError("a registries.conf is of version 1, which cannot have mirrors")
+    for table in tables:
+        mirrors = table.get("mirror", []) if isinstance(table, dict) else None
+        if not isinstance(mirrors, list) or not all(isinstance(each, dict) for each in mirrors):
+            raise FileTextError("a registry or a mirror in a registries.conf is not a table")
+        yield str(table.get("prefix") or table.get("location")).rstrip("/"), table
 
 
 def _cleanup(ours: Path) -> Change:
@@ -190,8 +276,12 @@ def _table(prefix: str, table: Table, ours: Table, mode: Mode) -> str:
 
 
 def _lines(table: Table) -> Iterator[str]:
-    """The keys of a table. JSON's strings, numbers and booleans are TOML's too."""
+    """The keys of a table. JSON's strings (but for DEL), numbers and booleans are TOML's too."""
     for key, value in table.items():
         if not isinstance(value, str | bool | int):
             raise FileTextError(f"{key} = {value!r} cannot be repeated")
-        yield f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        yield f"{key if _BARE_KEY.fullmatch(key) else _quoted(key)} = {_quoted(value)}"
+
+
+def _quoted(value: str | bool | int) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -249,6 +249,38 @@ def _check_hosts_file(facts: Facts, file: HostsFile) -> Iterator[Finding]:
         )
 
 
+def check_podman_files(facts: Facts) -> Iterator[Finding]:
+    """Does podman still go by what we wrote, and does that still say what the operator's files do?"""
+    review = facts.podman_review
+    if review is None:
+        return
+    if review.error:
+        yield Finding(
+            "podman",
+            Level.UNKNOWN,
+            f"podman's configuration cannot be read: {review.error}",
+            "Whether podman goes by it is not known either.",
+            "Run this as root, and put the file right.",
+        )
+    if review.outdated:
+        yield Finding(
+            "podman",
+            Level.WARNING,
+            "The drop-in for podman is not what `skvaller configure` would write now.",
+            "It outranks the other files of podman's configuration: what was changed in those since then does not "
+            "count, not even where a registry was blocked.",
+            f"Run `{review.command}`.",
+        )
+    for prefix, reason in review.skipped.items():
+        yield Finding(
+            "podman",
+            Level.WARNING,
+            f"podman is not led to the mirror for {prefix}: {reason}.",
+            "podman then pulls as if there were no mirror.",
+            "Put that right and configure again; or configure without that registry.",
+        )
+
+
 def check_podman(facts: Facts) -> Iterator[Finding]:
     """Is podman led to where the agent stands for the registry?"""
     if facts.agent is None or not facts.podman:
@@ -262,7 +294,8 @@ def check_podman(facts: Facts) -> Iterator[Finding]:
         if registry in ports:
             places.add(f"{host.netloc.removesuffix(f':{host.port}')}:{ports[registry]}{slash}{path}")
         if mirror.location in places:
-            good.append(mirror.prefix)
+            if facts.podman_review is None or mirror.prefix not in facts.podman_review.skipped:
+                good.append(mirror.prefix)
             continue
         yield Finding(
             "podman",
@@ -301,6 +334,7 @@ NODE_CHECKS: Final[tuple[Check, ...]] = (
     check_config_path,
     check_hosts,
     check_podman,
+    check_podman_files,
     check_layers,
 )
 

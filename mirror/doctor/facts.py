@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirror.doctor.containerd_config import Effective
+    from mirror.registries_conf import Review
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Facts:
 
     `agent` is what its local API says of itself (`mirror.local_api.answer_node`); `foreign` is True when something else
     answers there. `hosts` is None when the directory of hosts.toml files is not there. `clock_offsets_s` has, by name,
-    by how much other nodes' clocks are ahead of this one's. `podman` is empty where podman is not led here.
+    by how much other nodes' clocks are ahead of this one's. `podman` is empty where podman is not led here, and
+    `podman_review` None where it was not led anywhere by us.
     """
 
     agent_url: str
@@ -81,6 +83,7 @@ class Facts:
     hosts: tuple[HostsFile, ...] | None
     probe: Probe
     podman: tuple[PodmanMirror, ...] = ()
+    podman_review: Review | None = None
     reach: tuple[Reach, ...] = ()
     seeds: tuple[Reach, ...] = ()
     clock_offsets_s: Mapping[str, float] = field(default_factory=dict)

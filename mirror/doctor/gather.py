@@ -24,7 +24,7 @@ from mirror.doctor.facts import Facts, HostsFile, PodmanMirror, Probe, Reach, Ru
 from mirror.errors import UnavailableError
 from mirror.hosts import DEFAULT_DIRECTORY, FILE_NAME
 from mirror.local_client import AgentError, NoAgentError, ask_agent
-from mirror.registries_conf import REGISTRIES_CONF, drop_in
+from mirror.registries_conf import REGISTRIES_CONF, drop_in, review
 from mirror.stores.containerd.runtime import NoCriError, open_runtime
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ async def gather(places: Places) -> Facts:
         hosts=hosts,
         probe=probe,
         podman=_read_podman(drop_in(places.registries_conf)),
+        podman_review=review(places.registries_conf),
         reach=tuple(await asyncio.gather(*reach)),
         seeds=tuple(await asyncio.gather(*seeds)),
         clock_offsets_s={

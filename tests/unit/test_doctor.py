@@ -16,9 +16,10 @@ from mirror.commands.doctor import finding_lines
 from mirror.doctor import Facts, Finding, Level, Places, diagnose, gather
 from mirror.doctor.containerd_config import Effective
 from mirror.doctor.facts import HostsFile, PodmanMirror, Probe, Reach, Runtime
-from mirror.registries_conf import DROP_IN, RegistriesConf, configure
+from mirror.registries_conf import DROP_IN, RegistriesConf, Review, configure
 from mirror.registry_ports import RegistryPort
 from tests.serving import HOST, answering, free_port, scripted
+from tests.unit.test_hosts import put
 
 CERTS = Path("/etc/containerd/certs.d")
 URL = "http://127.0.0.1:29990"
@@ -153,6 +154,27 @@ WRONG: dict[str, tuple[Facts, str, Level, str, str]] = {
         Level.PROBLEM,
         "127.0.0.1:1/docker.io",
         "--registry docker.io",
+    ),
+    "podman's drop-in is outdated": (
+        replace(WELL, podman_review=Review("skvaller configure --runtime podman", outdated=True)),
+        "podman",
+        Level.WARNING,
+        "would write now",
+        "Run `skvaller configure --runtime podman`",
+    ),
+    "podman goes by another file for a registry": (
+        replace(WELL, podman_review=Review("", skipped={"docker.io": "zzz.conf has it too"})),
+        "podman",
+        Level.WARNING,
+        "for docker.io: zzz.conf",
+        "configure again",
+    ),
+    "podman's files cannot be read": (
+        replace(WELL, podman_review=Review("", error="registries.conf is not valid TOML")),
+        "podman",
+        Level.UNKNOWN,
+        "not valid TOML",
+        "put the file right",
     ),
     "a pull could not be tried": (
         replace(WELL, probe=Probe(None, "no agent")),
@@ -499,9 +521,23 @@ async def test_podman_is_well_led_to_a_path_and_to_a_port(tmp_path: Path) -> Non
     ]
 
 
+async def test_podman_is_not_well_led_where_a_later_file_has_the_registry(tmp_path: Path) -> None:
+    said = json.dumps(agent(members=[], containerd_socket=str(tmp_path))).encode()
+    file = tmp_path / "registries.conf"
+    async with scripted(answering("200 OK", [f"Content-Length: {len(said)}"], said)) as local:
+        configure(RegistriesConf(file, local.url, ["docker.io", "quay.io"]))
+        put(tmp_path, "registries.conf.d/zzz.conf", '[[registry]]\nlocation = "docker.io"\ninsecure = true\n')
+        facts = await gather(Places(local.url, tmp_path, tmp_path / "c", tmp_path / "socket", file))
+    good, outdated, outranked = (finding for finding in diagnose(facts) if finding.check == "podman")
+    assert good.what == "podman asks the mirror for quay.io."
+    assert f"--mirror {local.url} --mode prepend --registry docker.io --registry quay.io" in outdated.remedy
+    assert "for docker.io: zzz.conf" in outranked.what
+
+
 @pytest.mark.parametrize("text", ["[", "registry = 1", "[[registry]]\nprefix = 1", "[[registry]]\nmirror = [1]"])
 async def test_a_drop_in_that_cannot_be_read_is_no_finding(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.conf.d").mkdir()
     (tmp_path / "r.conf.d" / DROP_IN).write_text(text)
     facts = await gather(Places(URL, tmp_path, tmp_path / "c", tmp_path / "socket", tmp_path / "r.conf"))
     assert facts.podman == ()
+    assert facts.podman_review is None

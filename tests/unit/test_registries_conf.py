@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 from mirror.atomic_files import Action, FileTextError
 from mirror.cli import main
 from mirror.hosts import Mode
-from mirror.registries_conf import DROP_IN, RegistriesConf, cleanup, configure, text_with_mirror
+from mirror.registries_conf import (
+    DROP_IN,
+    MADE,
+    WITH,
+    RegistriesConf,
+    cleanup,
+    configure,
+    review,
+    text_with_mirror,
+)
 from mirror.registry_ports import RegistryPort
 from tests.unit.test_hosts import put, tree
 
@@ -97,6 +107,16 @@ SITUATIONS: dict[str, tuple[str, list[str], list[dict[str, Any]]]] = {
         [{"prefix": "docker.io", "location": "docker.io", "mirror": [ours("docker.io")]}],
     ),
     "blocked": ('[[registry]]\nprefix = "docker.io"\nblocked = true\n', ["docker.io"], []),
+    "a slash at the end": (
+        '[[registry]]\nprefix = "docker.io/"\nlocation = "docker.io"\ninsecure = true\n',
+        ["docker.io"],
+        [{"prefix": "docker.io/", "location": "docker.io", "insecure": True, "mirror": [ours("docker.io")]}],
+    ),
+    "a key and a value that need quotes": (
+        '[[registry]]\nlocation = "docker.io"\n"a key" = "\\u007f"\n',
+        ["docker.io"],
+        [{"prefix": "docker.io", "location": "docker.io", "a key": "\x7f", "mirror": [ours("docker.io")]}],
+    ),
     "a wildcard": ('[[registry]]\nprefix = "*.example"\ninsecure = true\n', ["reg.example"], []),
     "a mirror that the operator wrote is not doubled": (
         '[[registry]]\nprefix = "docker.io"\n[[registry.mirror]]\nlocation = "127.0.0.1:29990/docker.io"\n',
@@ -137,6 +157,60 @@ def test_what_other_drop_ins_say_counts_in_their_order(tmp_path: Path) -> None:
     assert table["location"] == "b.example"
     cleanup(file)
     assert tree(tmp_path) == original
+
+
+def test_what_a_later_file_has_is_told_and_not_repeated(tmp_path: Path) -> None:
+    file = tmp_path / "registries.conf"
+    put(
+        tmp_path,
+        "registries.conf.d/zzz.conf",
+        '[[registry]]\nlocation = "docker.io"\n[[registry]]\nprefix = "a.io/x"\n',
+    )
+    changes = configure(RegistriesConf(file, MIRROR, ["docker.io", "a.io", "quay.io"]))
+    assert [change.action for change in changes] == [Action.CREATED, Action.SKIPPED, Action.SKIPPED]
+    assert [change.detail.partition(" has")[0] for change in changes[1:]] == ["a.io/x: zzz.conf", "docker.io: zzz.conf"]
+    written = tomllib.loads((tmp_path / "registries.conf.d" / DROP_IN).read_text())["registry"]
+    assert [table["prefix"] for table in written] == ["a.io", "quay.io"]
+
+
+@pytest.mark.parametrize("ports", [(), (RegistryPort("docker.io", 29996),)], ids=["no ports", "a port"])
+@pytest.mark.parametrize("mode", Mode)
+def test_a_review_tells_when_the_other_files_have_changed(
+    tmp_path: Path, mode: Mode, ports: tuple[RegistryPort, ...]
+) -> None:
+    file = put(tmp_path, "registries.conf", '[[registry]]\nprefix = "docker.io"\n')
+    assert review(file) is None
+    configure(RegistriesConf(file, MIRROR, ["docker.io", "quay.io"], mode, ports))
+    found = review(file)
+    assert found is not None
+    assert not found.outdated
+    put(tmp_path, "registries.conf", '[[registry]]\nprefix = "docker.io"\nblocked = true\n')
+    original = tree(tmp_path)
+    found = review(file)
+    assert found is not None
+    assert found.outdated
+    assert found.skipped == {"docker.io": "it is blocked"}
+    assert tree(tmp_path) == original
+    with pytest.raises(SystemExit):
+        main(found.command.split()[1:])
+    assert review(file) == replace(found, outdated=False)
+
+
+def test_a_review_says_what_it_cannot_read(tmp_path: Path) -> None:
+    file = tmp_path / "registries.conf"
+    configure(RegistriesConf(file, MIRROR, ["docker.io"]))
+    put(tmp_path, "registries.conf", "[")
+    found = review(file)
+    assert found is not None
+    assert "not valid TOML" in found.error
+
+
+@pytest.mark.parametrize("options", ["", f"{WITH}--mirror\n", f"{WITH}--mirror {MIRROR} --mode x\n"])
+def test_a_drop_in_that_does_not_say_how_it_was_made_is_outdated(tmp_path: Path, options: str) -> None:
+    put(tmp_path, f"registries.conf.d/{DROP_IN}", f"{MADE}0.\n{options}")
+    found = review(tmp_path / "registries.conf")
+    assert found is not None
+    assert found.outdated
 
 
 @pytest.mark.parametrize(
@@ -182,6 +256,9 @@ def test_a_mirror_over_tls_on_ipv6_is_written_as_podman_reads_it() -> None:
     [
         ("registries.conf", "[registries.search]\nregistries = []\n", "version 1"),
         ("registries.conf", "[", "not valid TOML"),
+        ("registries.conf", "registry = [1]\n", "not a table"),
+        ("registries.conf", '[[registry]]\nprefix = "docker.io"\nmirror = [1]\n', "not a table"),
+        ("registries.conf", '[[registry]]\nprefix = "docker.io"\nmirror = "x"\n', "not a table"),
         ("registries.conf", '[[registry]]\nprefix = "docker.io"\nx = [1]\n', "cannot be repeated"),
         (f"registries.conf.d/{DROP_IN}", "# mine\n", "not by our hand"),
     ],
