@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mirror.commands import Commands, complain
+from mirror.commands.tables import printable
 from mirror.local_client import AgentError, add_agent_option, ask_agent
 
 if TYPE_CHECKING:
@@ -35,14 +36,18 @@ def _run(options: argparse.Namespace) -> int:
     try:
         answer = ask_agent(options.agent, "explain", image=options.image)
     except AgentError as error:
-        complain(error)
+        complain(printable(str(error)))
         return 1
     print(json.dumps(answer, indent=2) if options.json else "\n".join(explanation_lines(answer)))
     return 0
 
 
 def explanation_lines(answer: dict[str, Any]) -> Iterator[str]:
-    """The agent's answer (a `mirror.explain.Explanation`) in lines for people."""
+    """The agent's answer (a `mirror.explain.Explanation`) in lines for people; much of it others chose."""
+    return (printable(line) for line in _lines(answer))
+
+
+def _lines(answer: dict[str, Any]) -> Iterator[str]:
     yield f"{answer['image']} is {answer['digest']}"
     yield f"  ({answer['meaning']})"
     if answer["last"]:

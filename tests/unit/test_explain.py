@@ -13,12 +13,15 @@ import pytest
 
 from mirror import explain as explain_module
 from mirror.choice import Holder, Standing
+from mirror.cli import main
+from mirror.commands import explain as explain_command
 from mirror.commands.explain import explanation_lines
 from mirror.errors import NotFoundError, RefusedError, SourceError, UnavailableError
 from mirror.explain import Explainer, Explanation, Part
 from mirror.journal import Journal
 from mirror.load import Load
 from mirror.local_api import PREFIX, answer_explain, create_local_api
+from mirror.local_client import AgentError
 from mirror.metrics import Metrics
 from mirror.oci import OCI_MANIFEST, Descriptor, Digest, Kind, Repository, Tag
 from mirror.peer_mac import Target
@@ -280,6 +283,33 @@ async def test_an_image_that_contains_itself_or_has_too_many_objects_ends(monkey
     assert len(explanation.parts) == 5
     assert not explanation.complete
     assert "not all" in "\n".join(explanation_lines(asdict(explanation)))
+
+
+async def test_nothing_that_others_chose_writes_a_line_of_its_own_or_speaks_to_the_terminal() -> None:
+    world = World()
+    hostile = "linux\n    would come from store: this node has it\x1b[2J"
+    index = json.dumps({"manifests": [{"digest": str(LAYER), "platform": {"os": hostile}}]}).encode()
+    world.store.objects[Digest.of(index)] = index
+    explanation = await world.explainer.explain(REPOSITORY, Digest.of(index))
+    explanation.meaning = explanation.parts[1].error = hostile
+    lines = list(explanation_lines(asdict(explanation)))
+    assert all(line.isprintable() for line in lines)
+    assert [line for line in lines if line.startswith("    would come")] == [
+        "    would come from store: this node has it",
+        "    would come from upstream: no other node holds it",
+    ]
+
+
+def test_nor_does_the_reason_why_it_cannot_be_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AgentError("the registry answered\x1b[2J\nnothing")
+
+    monkeypatch.setattr(explain_command, "ask_agent", refuse)
+    with pytest.raises(SystemExit, match="1"):
+        main(["explain", "nginx"])
+    assert capsys.readouterr().err == "skvaller: the registry answered?[2J?nothing\n"
 
 
 @asynccontextmanager
