@@ -120,6 +120,12 @@ def of_many_members(count: int) -> None:
 
     longest = min(judged_anew() for _ in range(ROUNDS))
     figure("something changed about each member, for the look-ups: the longest call", longest, "ms", CALL_MS)
+
+    def listed_anew() -> object:
+        replica.lookup.outdated(names[0])
+        return replica.lookup.members()
+
+    shown("all members, after one of them changed", listed_anew, bool)
     nothing = Versions(tuple(range(BUCKETS)), ())
     shown("the answer to a newcomer that knows nobody", lambda: replies(hear(replica, others[1], nothing, 2.0)), bool)
     asked = differing(replica, others[2], 3.0)

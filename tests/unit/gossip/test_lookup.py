@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field, replace
 
 from gossip.config import Config
@@ -31,6 +32,11 @@ class Known:
         self.membership.learn(replace(member, status=status), 0.0, witnessed=True)
         self.lookup.outdated(name)
 
+    def forget(self, name: str) -> None:
+        self.membership.forget(name)
+        self.held.forget(name)
+        self.lookup.outdated(name)
+
     def names(self, limit: int | None = None, start: int = 0) -> list[str]:
         return [member.name for member in self.lookup.holders(KEY, limit, start)]
 
@@ -55,6 +61,25 @@ def test_a_limit_below_the_number_of_holders_names_each_of_them_in_turn() -> Non
     assert known.names(limit=3, start=8) == [*everybody[8:], everybody[0]]
     assert {name for start in range(10) for name in known.names(limit=1, start=10_000 + start)} == set(everybody)
     assert known.names(limit=10, start=5) == known.names(start=5) == everybody, "nothing to choose"
+
+
+def test_the_list_of_members_follows_each_change() -> None:
+    known, dice = Known(), random.Random(1)
+    statuses: dict[str, Status] = {}
+    order = {Status.ALIVE: 0, Status.SUSPECT: 1}
+    for _ in range(300):
+        name, status = f"node{dice.randrange(20)}", dice.choice((Status.ALIVE, Status.SUSPECT, Status.LEFT))
+        statuses[name] = max(status, statuses.get(name, status))
+        known.holder(name, status=status)
+        if dice.random() < 0.2:
+            name = dice.choice(list(statuses))
+            statuses.pop(name)
+            known.forget(name)
+        if dice.random() < 0.5:  # some changes wait for the next question
+            visible = [name for name, status in statuses.items() if status in order]
+            visible.sort(key=lambda name: (order[statuses[name]], name))
+            assert [member.name for member in known.lookup.members()] == visible
+            known.lookup.check()
 
 
 def test_hidden_holders_do_not_use_up_the_limit() -> None:
