@@ -51,13 +51,15 @@ class Search:
     """Holders are asked in turn, and whom they name, in one `zone` or (None) wherever that is, for a client that has
     waited for `waited_s` before.
 
-    Those that broke off or did not answer are `lost`, those that have nothing for this node `absent`.
+    Those that broke off or did not answer are `lost`, those that have nothing for this node `absent`, and those that
+    have nothing yet `barren`.
     """
 
     zone: str | None = None
     waited_s: float = 0.0
     lost: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
+    barren: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ CANDIDATES_MAX: Final = 16
 HOPS_MAX: Final = 24
 """How many are asked on the way down a tree of members that give an object to each other: it is as deep as the number
 of members has bits, and some answers take two."""
-HOPS_S: Final = 10.0
-"""How long that may take; whoever asked then looks again whom to ask."""
+HOPS_S: Final = 1.5
+"""When whoever asked looks again whom to ask: another may lead by now."""
 
 PART_BYTES_MAX: Final = 128 * 1024
 """The answer of a member that is asked for its part in a herd: some hundred names at most."""
@@ -155,6 +155,7 @@ class Peers:
                 search.absent.add(holder.target.name)
             except NotYetError as error:
                 soon = error
+                search.barren.add(holder.target.name)
                 candidates.append(holder)
             except FullError as error:
                 request.trail.note(What.FULL, "peer", holder.target.name)

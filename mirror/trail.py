@@ -64,7 +64,7 @@ class What(StrEnum):
     FOLLOWED = "followed"
     """The object comes from another node's transfer."""
     ESCAPED = "escaped"
-    """The wait for another node was too long, and the object was fetched from upstream without a lease."""
+    """No other node gave the object in time, or none said who has it: fetched from upstream without a lease."""
 
 
 ASIDE: Final = frozenset({404, 503})
@@ -107,7 +107,7 @@ _WORDS: Final = {
     What.RESUMED: "went on from {}",
     What.LED: "this node fetched it for others",
     What.FOLLOWED: "{} was fetching it",
-    What.ESCAPED: "the wait for another node was too long",
+    What.ESCAPED: "no other node gave it in time",
 }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from gossip import UnansweredError
 from mirror.choice import Holder, Search
 from mirror.herd import Claims, Herd, Pace
 from mirror.herd.roster import Place, Roster
 from mirror.herd.source import Givers, Index
+from mirror.herd.words import Lead, write
 from mirror.oci import Digest, Repository, Tag
 from mirror.peer_mac import Target
 from mirror.peers import Peers
@@ -37,9 +37,11 @@ class Listed:
         return None
 
 
-class _Nobody:
+class _Itself:
+    """The only coordinator there is; whoever asks it leads."""
+
     async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
-        raise UnansweredError(name)
+        return write(Lead())
 
 
 class _Peers(FirstOf):
@@ -52,6 +54,6 @@ class _Peers(FirstOf):
 
 def lone_herd(peers: Source, upstream: Source, index: Index) -> Herd:
     """The herd of a node that has nobody to ask: it leads whatever is not given by `peers`."""
-    claims = Claims(_Nobody(), lambda: Roster(Place(ME.name, ""), ()))
+    claims = Claims(_Itself(), lambda: Roster(Place(ME.name, ""), ()))
     givers: Givers = peers if isinstance(peers, Peers) else _Peers(peers)
     return Herd(givers, upstream, index, claims, Pace(lambda _object, _position: 0.0, time.monotonic))

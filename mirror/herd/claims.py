@@ -23,7 +23,7 @@ ANSWER_S: Final = 0.5
 """How long a coordinator may take before the next in rank is asked."""
 LATE_ANSWER_S: Final = 1.5
 """How long it may take when none of them answered in that time: nodes are busy when a herd begins, and each that
-decided alone would cost one more copy."""
+went its own way would cost one more copy."""
 YOUNG_S: Final = 5.0
 """How long after its start a coordinator looks first whether somebody leads already."""
 
@@ -69,7 +69,7 @@ class Claims:
         self._releasing: dict[tuple[Scope, str], asyncio.Task[None]] = {}
 
     async def claim(self, claim: Claim) -> Verdict:
-        """What the first coordinator that answers says; this node decides alone when none does, twice."""
+        """What the first coordinator that answers says; when none does, twice, this node goes its own way."""
         if releasing := self._releasing.get((claim.scope, claim.object)):
             # Else the claim would come first, be granted as a lease that is held, and that be released.
             await asyncio.wait([releasing])
@@ -79,7 +79,7 @@ class Claims:
                     return await self._ask(name, replace(claim, second=rank > 0), answer_s)
                 except (UnansweredError, ValueError) as error:
                     log.debug("coordinator %s of %s: %s", name, claim.object, error)
-        return Lead()
+        return Lead(escape=True)
 
     async def look(self, member: str, look: Look) -> bool | None:
         """Whether a member that gives an object to this one is too slow; None when it does not say."""

@@ -52,8 +52,9 @@ REFUSED_S: Final = 5.0
 """How long a refusal is remembered, and others are told to ask by HEAD first."""
 CLOSED_S_MAX: Final = 120.0
 """A registry is asked again after so long, whatever it said."""
-PATIENCE_S: Final = 15.0
-"""How long a client may have waited before it is let go upstream on its own."""
+PATIENCE_S: Final = 12.0
+"""How long a client may have waited before it is let go upstream on its own: a few are before all are, who have waited
+for `mirror.herd.source.HOLD_S`."""
 STRANDED_S: Final = 8.0
 """The same for one that cannot follow a leader that others can: it did not answer twice, for `SILENCE_S` each."""
 UNANSWERED_MAX: Final = 2
@@ -154,7 +155,7 @@ class Leases:
         if lease is not None and lease.leader == member:
             known.lease = _Lease(member, now, claim.offset)
             return Lead()
-        if lease is not None and lease.leader in claim.lost and lease.doubted_at is None:
+        if lease is not None and (claim.barren or lease.leader in claim.lost) and lease.doubted_at is None:
             lease.doubted_at = now
         if lease is not None and self._held(lease, now):
             patience_s = STRANDED_S if lease.leader in claim.lost + claim.absent else PATIENCE_S

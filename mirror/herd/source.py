@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
@@ -15,6 +14,7 @@ from mirror.errors import FullError, NotFoundError, NotYetError, OverQuotaError,
 from mirror.floor import Rating, below_floor
 from mirror.herd.expected import Expected
 from mirror.herd.leases import PATIENCE_S
+from mirror.herd.led import led
 from mirror.herd.words import (
     NAMES_MAX,
     Claim,
@@ -31,13 +31,12 @@ from mirror.herd.words import (
     Wait,
     object_name,
 )
-from mirror.oci import SMALL_BYTES_MAX, Descriptor
-from mirror.pieces import moved
+from mirror.oci import Descriptor
 from mirror.source import Content, FirstOf, MemoryBody
 from mirror.trail import What
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from mirror.choice import Holder
     from mirror.herd.claims import Claims, Lease
@@ -45,17 +44,20 @@ if TYPE_CHECKING:
     from mirror.herd.roster import Roster
     from mirror.herd.words import Verdict
     from mirror.oci import Digest
-    from mirror.pieces import FilePiece, Piece, SocketPiece
-    from mirror.source import Body, Request, Source
+    from mirror.source import Request, Source
 
-HOLD_S: Final = 19.0
+HOLD_S: Final = 15.0
 """After so long a request goes upstream on its own whatever the coordinator says. All waits together stay below the
 25 s after which the client is sent elsewhere."""
 STARVED_S: Final = 3.0
 """How long a node waits for a source in its own zone before it looks beyond."""
-FULL_S: Final = 9.0
-"""The same where somebody in the zone has it and no slot free: there will be one for who waits (`mirror.upload_slots`),
-and what crosses into the zone meanwhile it would have had anyway."""
+BARREN_S: Final = 6.0
+"""How long it waits for the first bytes of a leader that says they are still to come, before it tells the coordinator.
+Shorter costs more copies where a registry is slow; longer, where a leader is stuck and each who waits goes its own way.
+"""
+PROMISED_S: Final = 9.0
+"""As `STARVED_S`, where somebody in the zone has it or leads, and has no slot free or no bytes yet: there will be one
+for who waits (`mirror.upload_slots`), and what crosses into the zone meanwhile it would have had anyway."""
 LOST_S: Final = 2.0
 """How long a member that broke off is not asked again by the same request."""
 PAUSE_S: Final = 0.1
@@ -109,10 +111,12 @@ class _Quest:
     lost: dict[str, float]
     slow: frozenset[str] = frozenset()
     absent: set[str] = field(default_factory=set)
+    barren: bool = False  # the leader that it was to follow has nothing yet
     leases: dict[Scope, Lease] = field(default_factory=dict)
     failure: UnavailableError | None = None
     soon: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
-    full: bool = False  # for a slot
+    promised: bool = False  # for a slot or first bytes
+    away_s: float = 0.0  # how much of its time it only left the registry alone
 
     def lose(self, names: Iterable[str]) -> None:
         """These broke off or do not answer; after some seconds they are as good as others again."""
@@ -123,9 +127,15 @@ class _Quest:
     def waited_s(self) -> float:
         return asyncio.get_running_loop().time() - self.begun_at
 
-    def end(self, end: End, small: Small | None = None, *, retry_s: float = 0.0, registry: bool = False) -> None:
+    def left_s(self) -> float:
+        return max(0.0, HOLD_S - self.waited_s())
+
+    def starved(self) -> bool:
+        return self.waited_s() - self.away_s > (PROMISED_S if self.promised else STARVED_S)
+
+    def end(self, end: End, *, retry_s: float = 0.0, registry: bool = False) -> None:
         for lease in self.leases.values():
-            lease.end(end, small, retry_s=retry_s, registry=registry)
+            lease.end(end, retry_s=retry_s, registry=registry)
         self.leases.clear()
 
 
@@ -185,7 +195,7 @@ class Herd:
             raise
         if content.origin == "peer":
             content.judge = partial(self._judge, content.holder, quest.object)
-        return _led(content, quest)
+        return led(content, list(quest.leases.values()), quest.offset)
 
     async def _judge(self, holder: str, name: str, rate: float, position: int) -> Rating:
         """What a peer says of itself; one that does not answer is judged by the floor rate."""
@@ -197,11 +207,16 @@ class Herd:
         return Rating.SLOW if slow else Rating.FAIR
 
     async def _find(self, request: Request, quest: _Quest) -> Content:
-        while quest.waited_s() < HOLD_S:
+        """From wherever it can be had.
+
+        After `HOLD_S` it comes from upstream, and nobody rations that: who was refused here would be sent to the
+        registry by its runtime, and cost the same.
+        """
+        alone = False
+        while quest.left_s():
             quest.lose(())
             roster = self._claims.roster()
-            starved = quest.waited_s() > (FULL_S if quest.full else STARVED_S)
-            beyond = not roster.zoned or Scope.ZONE in quest.leases or starved
+            beyond = not roster.zoned or Scope.ZONE in quest.leases or alone or quest.starved()
             if content := await self._from_holders(request, quest, roster, beyond=beyond):
                 return content
             if quest.soon and quest.waited_s() < PATIENCE_S:
@@ -211,11 +226,17 @@ class Herd:
                 await self._stay_away(rest_s, request, quest, registry=True)
                 continue
             scope = Scope.CLUSTER if beyond else Scope.ZONE
-            verdict = await self._expected.claim(self._claim(scope, quest))
+            try:
+                async with asyncio.timeout(quest.left_s()):
+                    verdict = await self._expected.claim(self._claim(scope, quest))
+            except TimeoutError:
+                break
             quest.absent.clear()
-            if isinstance(verdict, Lead) and scope is Scope.ZONE and not verdict.escape:
-                quest.leases[scope] = self._claims.hold(scope, quest.object, quest.offset)
-                request.trail.note(What.LED, "peer")
+            if isinstance(verdict, Lead) and scope is Scope.ZONE:
+                alone = verdict.escape
+                if not alone:
+                    quest.leases[scope] = self._claims.hold(scope, quest.object, quest.offset)
+                    request.trail.note(What.LED, "peer")
                 continue
             if content := await self._obey(verdict, request, quest, zone=None if beyond else roster.me.zone):
                 return content
@@ -237,23 +258,26 @@ class Herd:
     async def _from(
         self, holders: Sequence[Holder], request: Request, quest: _Quest, *, zone: str | None
     ) -> Content | None:
-        quest.soon = quest.full = False
+        quest.soon = quest.promised = False
         if not holders:
             return None
-        search = Search(zone, quest.waited_s())
+        search, began = Search(zone, quest.waited_s()), quest.waited_s()
         try:
-            return await self._peers.open_from(holders, request, search)
-        except NotFoundError:
+            async with asyncio.timeout(quest.left_s()):
+                return await self._peers.open_from(holders, request, search)
+        except (NotFoundError, TimeoutError):
             return None
         except UnavailableError as error:
             quest.failure = UnavailableError(str(error))  # whoever waits here is not told to come back in a moment
-            quest.soon = isinstance(error, FullError | NotYetError)
-            quest.full = isinstance(error, FullError)
+            quest.soon = quest.promised = isinstance(error, FullError | NotYetError)
             return None
         finally:
             quest.lose(search.lost)
             quest.slow -= search.lost
             quest.absent |= search.absent
+            quest.barren = not search.barren.isdisjoint(holder.target.name for holder in holders)
+            if quest.barren:
+                quest.away_s += quest.waited_s() - began
 
     def _claim(self, scope: Scope, quest: _Quest) -> Claim:
         return Claim(
@@ -264,6 +288,7 @@ class Herd:
             absent=tuple(quest.absent)[-NAMES_MAX:],
             known=quest.known,
             waited_s=quest.waited_s(),
+            barren=quest.barren and quest.waited_s() >= BARREN_S,
         )
 
     async def _obey(self, verdict: Verdict, request: Request, quest: _Quest, *, zone: str | None) -> Content | None:
@@ -277,7 +302,7 @@ class Herd:
                     return content
                 await asyncio.sleep(self._rng.uniform(0, 2 * PAUSE_S))
             case Wait(seconds):
-                await asyncio.sleep(min(seconds, HOLD_S) * self._rng.uniform(0.9, 1.1))
+                await asyncio.sleep(min(seconds * self._rng.uniform(0.9, 1.1), quest.left_s()))
             case Probe():
                 await self._upstream.resolve(request)
                 quest.known = True
@@ -304,21 +329,25 @@ class Herd:
             return await self._upstream.open(request)
         except UnavailableError as error:
             quest.failure = error
-            registry = isinstance(error, OverQuotaError)
-            quest.end(End.CLOSED, retry_s=error.retry_s, registry=registry)
             if not error.retry_s:
+                quest.end(End.CLOSED)
                 raise
-            await self._stay_away(error.retry_s, request, quest, registry=registry)
+            await self._stay_away(error.retry_s, request, quest, registry=isinstance(error, OverQuotaError))
         return None
 
     async def _stay_away(self, seconds: float, request: Request, quest: _Quest, *, registry: bool) -> None:
-        """Wait until the registry may be asked again. Raises `UnavailableError` when that is too long for a client."""
+        """Wait until the registry may be asked again. Raises `UnavailableError` when that is too long for a client.
+
+        Whoever follows this node is told by the coordinators.
+        """
+        quest.end(End.CLOSED, retry_s=seconds, registry=registry)
         name, now = request.repository.registry, asyncio.get_running_loop().time()
         if registry:
             self._closed = {other: until for other, until in self._closed.items() if until > now}
             self._closed[name] = now + seconds
         if quest.waited_s() + seconds >= PATIENCE_S:
             raise quest.failure or UnavailableError(f"{name} is to be left alone for {seconds:.0f} s")
+        quest.away_s += seconds
         await asyncio.sleep(seconds)
 
 
@@ -351,45 +380,3 @@ def _given(small: Small, request: Request) -> Content | None:
     positions = request.range.resolve(len(small.data)) if request.range else range(len(small.data))
     descriptor = Descriptor(small.media_type, request.digest, len(small.data))
     return Content(descriptor, positions, MemoryBody(small.data[positions.start : positions.stop]), "peer")
-
-
-def _led(content: Content, quest: _Quest) -> Content:
-    """The same content, whose leases end when it does."""
-    if quest.leases:
-        body, size = content.body, content.descriptor.size
-        if isinstance(body, MemoryBody) and len(body.data) == size and size <= SMALL_BYTES_MAX:
-            quest.end(End.DONE, Small(content.descriptor.media_type, body.data))
-        else:
-            content.body = _LedBody(body, quest, size)
-            content.unshared = partial(quest.end, End.LOST)
-    return content
-
-
-class _LedBody:
-    """The bytes of an object that this node leads; the leases tell how far they came, also in the midst of a piece."""
-
-    def __init__(self, body: Body, quest: _Quest, size: int | None) -> None:
-        self._body = body
-        self._quest = quest
-        self._size = size
-        self._position = quest.offset
-        self._coming: FilePiece | SocketPiece | None = None
-        for lease in quest.leases.values():
-            lease.progress = self._progress
-
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The bytes, unchanged."""
-        async with aclosing(self._body.pieces()) as pieces:
-            async for piece in pieces:
-                self._coming = None if isinstance(piece, bytes) else piece
-                yield piece
-                self._coming = None
-                self._position += moved(piece)
-
-    async def aclose(self) -> None:
-        """Release the source, and the leases."""
-        self._quest.end(End.DONE if self._progress() == self._size else End.LOST)
-        await self._body.aclose()
-
-    def _progress(self) -> int:
-        return self._position + (self._coming.sent if self._coming else 0)

@@ -61,7 +61,8 @@ class Claim:
 
     `lost` names members that broke off or do not answer, `absent` some that have it neither whole nor in flight.
     `known` says that my client has credentials, `waited_s` for how long it has waited, `second` that the coordinator in
-    front did not answer. `age_max_s` is how old a small object may be that others got.
+    front did not answer. `age_max_s` is how old a small object may be that others got. `barren` says that the leader
+    tells me again and again that its first bytes are still to come.
     """
 
     scope: Scope
@@ -73,6 +74,7 @@ class Claim:
     waited_s: float = 0.0
     second: bool = False
     age_max_s: float = 60.0
+    barren: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ Question = Claim | Renewal | Release
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Go upstream. An `escape` has no lease: others do not follow it."""
+    """Go upstream, or, with a zone's lease, beyond the zone. An `escape` has no lease: others do not follow it."""
 
     escape: bool = False
 

@@ -11,6 +11,7 @@ from mirror.herd.leases import (
     DONE_S,
     DOUBTED_S,
     ESCAPES_S,
+    GONE_S,
     PATIENCE_S,
     RENEW_S,
     RENEWED_S,
@@ -72,6 +73,7 @@ class Coordinator(RuleBasedStateMachine):
         known=st.booleans(),
         waited_s=waited,
         second=st.booleans(),
+        barren=st.booleans(),
     )
     def claim(
         self,
@@ -82,11 +84,12 @@ class Coordinator(RuleBasedStateMachine):
         known: bool,
         waited_s: float,
         second: bool,
+        barren: bool,
     ) -> None:
         lost = tuple(other for other in lost if other != name)
-        claim = Claim(Scope.ZONE, OBJECT, offset, lost, absent, known, waited_s, second)
+        claim = Claim(Scope.ZONE, OBJECT, offset, lost, absent, known, waited_s, second, barren=barren)
         self.forget_what_is_old()
-        if self.leader in lost and self.doubted_at is None and self.leader != name:
+        if (barren or self.leader in lost) and self.doubted_at is None and self.leader not in (None, name):
             self.doubted_at = self.now
         self.judge(name, claim, self.leases.answer(name, claim, self.now))
 
@@ -100,7 +103,7 @@ class Coordinator(RuleBasedStateMachine):
             case Follow(leader):
                 assert leader not in (name, *claim.lost)
                 assert leader == self.leader
-                assert self.leader not in self.gone or self.now - self.heard_at <= DOUBTED_S
+                assert self.leader not in self.gone or self.now - self.heard_at <= GONE_S
             case Wait(seconds):
                 assert 0 <= seconds < PATIENCE_S
             case Lead(escape=True):
@@ -120,7 +123,7 @@ class Coordinator(RuleBasedStateMachine):
     def is_over(self) -> bool:
         """Whether the lease given last may be given to another."""
         unheard_s = self.now - self.heard_at
-        if (self.leader in self.gone and unheard_s > DOUBTED_S) or (self.done_at is None and unheard_s > RENEWED_S):
+        if (self.leader in self.gone and unheard_s > GONE_S) or (self.done_at is None and unheard_s > RENEWED_S):
             return True
         if self.done_at is not None:
             return self.doubted_at is not None or self.now - self.done_at > DONE_S

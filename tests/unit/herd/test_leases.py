@@ -176,6 +176,19 @@ def test_a_leader_that_a_follower_lost_and_that_renews_but_comes_no_further_is_r
     assert desk.claim("ann", offset=7) == Follow(leading[0])
 
 
+@pytest.mark.parametrize("comes", [0, 1])
+def test_a_leader_that_a_follower_calls_barren_is_followed_and_replaced_if_nothing_comes(comes: int) -> None:
+    desk = Desk()
+    desk.claim("ann")
+    assert desk.claim("bob", barren=True) == Follow("ann")
+    desk.wait(DOUBTED_S / 2)
+    desk.renew("ann", comes)
+    desk.wait(DOUBTED_S / 2 + AN_INSTANT_S)
+    assert desk.claim("bob", barren=True) == (Follow("ann") if comes else Wait(AGAIN_S))
+    desk.wait(AGAIN_S)
+    assert desk.claim("bob", barren=True) == (Follow("ann") if comes else Lead())
+
+
 def test_a_leader_that_goes_on_after_its_lease_was_over_has_it_again_if_nobody_else_has() -> None:
     desk = Desk()
     desk.claim("ann")

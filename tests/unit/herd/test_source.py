@@ -11,18 +11,28 @@ from typing import Any
 
 import pytest
 
+from gossip import UnansweredError
 from mirror.choice import Holder, Search
-from mirror.errors import FullError, NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
+from mirror.errors import (
+    FullError,
+    NotFoundError,
+    NotYetError,
+    OverQuotaError,
+    RefusedError,
+    SourceError,
+    UnavailableError,
+)
 from mirror.herd import Claims, Coordinator, Herd, Pace, Unshared
 from mirror.herd.claims import YOUNG_S
 from mirror.herd.expected import EXPECTED_S
-from mirror.herd.leases import RENEW_S, STRANDED_S
+from mirror.herd.leases import PATIENCE_S, RENEW_S, STRANDED_S
 from mirror.herd.roster import Place, Roster
-from mirror.herd.source import FULL_S, HOLD_S, STARVED_S
+from mirror.herd.source import BARREN_S, HOLD_S, PROMISED_S, STARVED_S
 from mirror.herd.words import Claim, End, Release, Renewal, Scope, read_question
 from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
 from mirror.peer_mac import Target
 from mirror.pieces import Piece, SocketPiece
+from mirror.single_flight import PENDING_S
 from mirror.source import Body, Content, MemoryBody, Request, read_all
 from mirror.trail import Trail, What
 from tests.herds import Listed
@@ -107,6 +117,12 @@ class Givers:
                 return Content(descriptor, range(len(DATA)), Slow(), "peer", holder.target.name, zone=holder.zone)
             if holder.target.name in self.town.full:
                 raise FullError(())
+            if holder.target.name in self.town.barren:
+                await asyncio.sleep(PENDING_S)
+                search.barren.add(holder.target.name)
+                raise NotYetError("its first bytes have not come yet")
+            if holder.target.name in self.town.stuck:
+                await asyncio.sleep(60)
             if holder.target.name not in opening:
                 search.absent.add(holder.target.name)
         raise NotFoundError("nobody gives it")
@@ -122,6 +138,9 @@ class Town:
         self.giving: set[str] = set()
         self.holding: set[str] = set()
         self.full: set[str] = set()
+        self.barren: set[str] = set()
+        self.stuck: set[str] = set()
+        self.silent: set[str] = set()
         self.asked: list[tuple[str, str | None]] = []
         self.claims: list[Claim] = []
         self.said: list[Renewal | Release] = []
@@ -167,6 +186,9 @@ class Voice:
 
     async def ask(self, name: str, payload: bytes, timeout_s: float) -> bytes:
         await asyncio.sleep(0.001)
+        if name in self.town.silent:
+            await asyncio.sleep(timeout_s)
+            raise UnansweredError(name)
         match read_question(payload):
             case Claim() as claim:
                 self.town.claims.append(claim)
@@ -379,7 +401,7 @@ def test_one_copy_crosses_into_each_zone() -> None:
     play(scene)
 
 
-@pytest.mark.parametrize(("seconds", "beyond"), [(STARVED_S + 2, False), (FULL_S + 2, True)])
+@pytest.mark.parametrize(("seconds", "beyond"), [(STARVED_S + 2, False), (PROMISED_S + 2, True)])
 def test_a_slot_in_the_own_zone_is_waited_for_before_the_same_bytes_cross_again(seconds: float, beyond: bool) -> None:
     async def scene() -> None:
         town = await settled(["a-1", "a-2", "b-1"])
@@ -402,10 +424,82 @@ def test_nobody_waits_longer_than_the_bound_though_nobody_gives_it_anything() ->
         began = asyncio.get_running_loop().time()
         other = await town.herd("a-2").open(request)
         assert other.origin == "upstream"
-        assert asyncio.get_running_loop().time() - began <= HOLD_S + 1.0
+        assert asyncio.get_running_loop().time() - began <= HOLD_S + 0.2
         assert What.ESCAPED in [step.what for step in request.trail.steps]
         for each in (content, other):
             with suppress(SourceError):
                 await each.body.aclose()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("what", ["holder", "coordinators"])
+def test_nobody_waits_longer_than_the_bound_though_what_it_asks_does_not_answer(what: str) -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2"])
+        if what == "holder":
+            town.holding = town.stuck = {"a-1"}
+        else:
+            town.holding = town.full = {"a-1"}
+            town.silent = {"a-1", "a-2"}
+        request = replace(LARGE_REQUEST, trail=Trail())
+        began = asyncio.get_running_loop().time()
+        assert (await town.herd("a-2").open(request)).origin == "upstream"
+        assert PATIENCE_S < asyncio.get_running_loop().time() - began <= HOLD_S + 0.2
+        assert [step.what for step in request.trail.steps] == [What.ESCAPED]
+
+    play(scene)
+
+
+def test_who_reaches_no_coordinator_of_its_zone_asks_those_of_the_cluster() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "b-1"])
+        town.silent = {"a-1"}
+        request = replace(LARGE_REQUEST, trail=Trail())
+        assert (await town.herd("a-1").open(request)).origin == "upstream"
+        assert [step.what for step in request.trail.steps] == [What.LED]
+        assert {word.scope for word in town.said} == {Scope.CLUSTER}
+
+    play(scene)
+
+
+def test_a_leader_that_has_no_first_bytes_makes_way_for_one_other() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "a-3", "a-4"])
+        content = await town.herd("a-1").open(LARGE_REQUEST)
+        town.barren = {"a-1"}
+        began = asyncio.get_running_loop().time()
+        contents = await asyncio.gather(*(town.pull(name) for name in ("a-2", "a-3", "a-4")))
+        assert BARREN_S < asyncio.get_running_loop().time() - began < PATIENCE_S
+        assert len(town.registry.opened) == 2
+        assert sorted(each.origin for each in contents) == ["peer", "peer", "upstream"]
+        await content.body.aclose()
+
+    play(scene)
+
+
+def test_a_leader_whose_first_bytes_are_late_keeps_its_lease_and_its_zone() -> None:
+    async def scene() -> None:
+        town = await settled(["a-1", "a-2", "b-1"])
+        content = await town.herd("a-1").open(LARGE_REQUEST)
+        town.barren = {"a-1"}
+        following = asyncio.create_task(town.herd("a-2").open(LARGE_REQUEST))
+        await asyncio.sleep(BARREN_S)
+        town.barren, town.giving = set(), {"a-1"}
+        assert (await following).holder == "a-1"
+        assert {claim.scope for claim in town.claims[2:]} == {Scope.ZONE}
+        assert town.registry.opened == ["a-1"]
+        await content.body.aclose()
+
+    play(scene)
+
+
+def test_the_time_in_which_a_registry_is_left_alone_starves_nobody() -> None:
+    async def scene() -> None:
+        names = [f"{zone}-{number}" for zone in "abc" for number in range(4)]
+        town = await settled(names, [OverQuotaError("slow down", STARVED_S + 2)])
+        contents = await asyncio.gather(*(town.pull(name) for name in names))
+        assert len(town.registry.opened) == 2
+        assert sum(content.zone not in ("", name[0]) for name, content in zip(names, contents, strict=True)) == 2
 
     play(scene)
