@@ -12,9 +12,9 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from mirror.authorization import listed
 from mirror.errors import NotFoundError, SourceError
-from mirror.oci import DOCKER_LIST, MANIFEST_BYTES_MAX, OCI_INDEX, Digest, Kind, manifest_media_type
+from mirror.listed import Listed, listed
+from mirror.oci import DOCKER_LIST, MANIFEST_BYTES_MAX, OCI_INDEX, Kind, manifest_media_type
 from mirror.source import Content, MemoryBody, read_all
 
 if TYPE_CHECKING:
@@ -41,21 +41,21 @@ class AllOrNothing:
             return content
         data = await read_all(content.body, MANIFEST_BYTES_MAX)
         if manifest_media_type(data) not in {OCI_INDEX, DOCKER_LIST}:
-            await self._check(request, listed(data))
+            await self._check(request, [each for each in listed(data) if not each.elsewhere])
         content.body = MemoryBody(data)
         return content
 
-    async def _check(self, request: Request, objects: list[tuple[Kind, Digest]]) -> None:
+    async def _check(self, request: Request, objects: list[Listed]) -> None:
         slots = asyncio.Semaphore(ASKED_AT_ONCE_MAX)
 
-        async def check(kind: Kind, digest: Digest) -> None:
+        async def check(wanted: Listed) -> None:
             async with slots:
-                await self._source.resolve(replace(request, kind=kind, reference=digest, range=None))
+                await self._source.resolve(replace(request, kind=wanted.kind, reference=wanted.digest, range=None))
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                for kind, digest in objects:
-                    tasks.create_task(check(kind, digest))
+                for each in objects:
+                    tasks.create_task(check(each))
         except* SourceError as group:
             reason = group.exceptions[0]
             raise NotFoundError(f"not all of its blobs can be had here: {reason}") from group

@@ -8,7 +8,7 @@ A repository that the registry shows to nobody in particular is public, and need
 Being let into a repository is one thing, what is in it another: a digest of another repository could be asked for in
 its name. So each object has to be *attested* as well: the registry said so itself, or it is listed in a manifest
 that was attested, which the registry checked when it was pushed. (It does not check what a manifest says to be
-elsewhere, with `urls`, so these are not listed here.) It is attested as a manifest or as a blob: a registry never
+elsewhere, with `urls`, so these do not count here.) It is attested as a manifest or as a blob: a registry never
 looks into a blob, so one that reads like a manifest lists nothing. And whatever any registry says, content that is held
 is given in the names alone under which it is known to be held: `mirror.belonging`.
 
@@ -24,11 +24,10 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
-import orjson
-
 from mirror.challenge import Challenge, expires_at
 from mirror.errors import RefusedError, SourceError, UnavailableError
-from mirror.oci import MANIFEST_BYTES_MAX, Digest, InvalidReferenceError, Kind
+from mirror.listed import listed
+from mirror.oci import MANIFEST_BYTES_MAX, Digest, Kind
 from mirror.policy import Unreachable
 from mirror.source import MemoryBody, read_all
 
@@ -134,8 +133,9 @@ class Authorization:
         if not (is_whole_manifest and self._policy().is_protected(request.repository.registry)):
             return content
         data = await read_all(content.body, MANIFEST_BYTES_MAX)
-        for kind, digest in listed(data):
-            self.attested(request.repository, kind, digest)
+        for each in listed(data):
+            if not each.elsewhere:
+                self.attested(request.repository, each.kind, each.digest)
         content.body = MemoryBody(data)
         return content
 
@@ -160,29 +160,6 @@ class Authorization:
         if authorization is None:
             return _ANYBODY
         return hashlib.blake2b(authorization.encode(), key=self._key, digest_size=16).digest()
-
-
-def listed(manifest: bytes) -> list[tuple[Kind, Digest]]:
-    """The objects that a manifest lists as being beside it in its repository."""
-    try:
-        document = orjson.loads(manifest)
-    except orjson.JSONDecodeError:
-        return []
-    if not isinstance(document, dict):
-        return []
-    descriptors = [(Kind.BLOB, document.get("config"))]
-    for name in ("manifests", "layers", "blobs"):
-        entries = document.get(name)
-        kind = Kind.MANIFEST if name == "manifests" else Kind.BLOB
-        descriptors += [(kind, entry) for entry in entries] if isinstance(entries, list) else []
-    objects = []
-    for kind, descriptor in descriptors:
-        if isinstance(descriptor, dict) and not descriptor.get("urls"):
-            try:
-                objects.append((kind, Digest.parse(str(descriptor.get("digest")))))
-            except InvalidReferenceError:
-                continue
-    return objects
 
 
 class _Remembered(Generic[Element]):

@@ -13,13 +13,12 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-import orjson
-
-from mirror.oci import DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_MANIFEST, Digest, InvalidReferenceError, Kind
+from mirror.listed import listed
+from mirror.oci import DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_MANIFEST, Digest, Kind
 from mirror.source import MemoryBody, read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from mirror.oci import Descriptor, Repository
     from mirror.source import Content, Request, Source
@@ -50,7 +49,7 @@ class Sized:
         content = await self._source.open(replace(request, size=size))
         if request.kind is Kind.MANIFEST and content.positions and not content.partial and content.origin != "store":
             data = await read_all(content.body, MANIFEST_BYTES_MAX)
-            sizes = dict(listed_sizes(data))
+            sizes = {each.digest: each.size for each in listed(data) if each.size}
             self._learn(request.repository, sizes)
             if content.descriptor.media_type in _IMAGE_TYPES:
                 self._expect(request, sizes)
@@ -63,23 +62,3 @@ class Sized:
             self._sizes[repository, digest] = size
         while len(self._sizes) > SIZES_MAX:
             self._sizes.popitem(last=False)
-
-
-def listed_sizes(manifest: bytes) -> Iterator[tuple[Digest, int]]:
-    """The objects that a manifest lists, with their sizes in bytes; what does not make sense is left out."""
-    try:
-        document = orjson.loads(manifest)
-    except orjson.JSONDecodeError:
-        return
-    if not isinstance(document, dict):
-        return
-    descriptors = [document.get("config")]
-    for name in ("manifests", "layers", "blobs"):
-        entries = document.get(name)
-        descriptors += entries if isinstance(entries, list) else []
-    for descriptor in descriptors:
-        if isinstance(descriptor, dict) and isinstance(size := descriptor.get("size"), int) and size > 0:
-            try:
-                yield Digest.parse(str(descriptor.get("digest"))), size
-            except InvalidReferenceError:
-                continue

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from mirror.authorization import NO_S, YES_S, Authorization, listed
+from mirror.authorization import NO_S, YES_S, Authorization
 from mirror.challenge import Challenge
 from mirror.errors import RefusedError, SourceError, UnavailableError
 from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository
@@ -143,11 +143,16 @@ async def test_a_layer_that_reads_like_a_manifest_is_none_and_lists_nothing(stag
     assert not await stage.admitted(wanted(foreign, ALICE))
 
 
-async def test_what_a_manifest_says_to_be_elsewhere_is_not_taken_for_listed() -> None:
-    layers = [{"digest": str(LAYER), "urls": ["https://elsewhere"]}, {"digest": str(CONFIG)}, {"digest": 5}, None]
-    assert listed(json.dumps({"layers": layers}).encode()) == [(Kind.BLOB, CONFIG)]
-    assert listed(json.dumps({"manifests": [{"digest": str(LAYER)}], "layers": 7}).encode()) == [(Kind.MANIFEST, LAYER)]
-    assert listed(b"[]") == listed(b"{") == []
+async def test_what_a_manifest_says_to_be_elsewhere_is_not_attested(stage: Stage) -> None:
+    data = json.dumps({"layers": [{"digest": str(LAYER), "urls": ["https://elsewhere"]}, {"digest": str(CONFIG)}]})
+    request = Request(TEAM, Kind.MANIFEST, Digest.of(data.encode()), authorization=ALICE)
+    stage.upstream.has["team/app"] = {request.digest}
+    await stage.authorization.check(request)
+    body = MemoryBody(data.encode())
+    content = Content(Descriptor("m/t", request.digest, len(data)), range(len(data)), body, "store")
+    await stage.authorization.listing(request, content)
+    assert await stage.admitted(wanted(CONFIG, ALICE))
+    assert not await stage.admitted(wanted(LAYER, ALICE))
 
 
 async def test_a_part_of_a_manifest_lists_nothing(stage: Stage) -> None:

@@ -23,7 +23,7 @@ from mirror.oci import (
     Repository,
 )
 from mirror.registries import Endpoint, Registries
-from mirror.sizes import Sized, listed_sizes
+from mirror.sizes import Sized
 from mirror.source import Content, MemoryBody, Request, read_all
 from mirror.upstream import Upstream
 from tests.serving import answering, scripted
@@ -104,15 +104,6 @@ async def test_only_so_many_sizes_are_remembered(monkeypatch: pytest.MonkeyPatch
     await sized.open(asked(CONFIG))
     await sized.open(asked(LAYER))
     assert source.sizes == [None, None, SIZE]
-
-
-@pytest.mark.parametrize(
-    "document",
-    [b"", b"[]", b'{"layers": 7}', b'{"layers": [7, {}]}', b'{"config": {"digest": "x", "size": 1}}']
-    + [json.dumps({"layers": [{"digest": str(LAYER), "size": size}]}).encode() for size in (-1, 0, "1", None, 1.5)],
-)
-def test_what_makes_no_sense_lists_nothing(document: bytes) -> None:
-    assert list(listed_sizes(document)) == []
 
 
 @pytest.mark.parametrize("length", [SIZE - 1, SIZE + 1])
