@@ -23,7 +23,16 @@ from yarl import URL
 from mirror.address_guard import AddressGuard
 from mirror.challenge import read_token
 from mirror.errors import OverQuotaError, RefusedError, UnavailableError
-from mirror.http_client import CLIENT_ERRORS, OPENED, open_response, read_descriptor, reason, refuse_encoded, timeout
+from mirror.http_client import (
+    CLIENT_ERRORS,
+    OPENED,
+    open_response,
+    read_body,
+    read_descriptor,
+    reason,
+    refuse_encoded,
+    timeout,
+)
 from mirror.listings import LISTING_BYTES_MAX, Listing
 from mirror.oci import MANIFEST_BYTES_MAX, OCTET_STREAM, ByteRange, Descriptor, Digest, Kind
 from mirror.registries import Endpoint
@@ -119,7 +128,8 @@ class Upstream:
         try:
             if response.status != 200:
                 raise UnavailableError(f"the token server of {registry} answered {response.status}")
-            token = read_token(await response.content.read(TOKEN_BYTES_MAX))
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                token = read_token(await read_body(response, TOKEN_BYTES_MAX))
         except CLIENT_ERRORS as error:
             raise UnavailableError(f"the token server of {registry} broke off: {reason(error)}") from error
         finally:
@@ -246,16 +256,20 @@ def _retry_s(response: aiohttp.ClientResponse) -> float:
 
 
 async def _failure(registry: str, response: aiohttp.ClientResponse) -> RefusedError | UnavailableError:
-    """What an answer other than 200 and 206 means. Closes the response."""
+    """What an answer other than 200 and 206 means. Closes the response.
+
+    Of a refusal the status and the challenge count: a body that breaks off or is too large is left out.
+    """
+    body = b""
     try:
         if response.status == 429 or (response.status >= 500 and "Retry-After" in response.headers):
             message = f"{registry} answered {response.status}: it wants to be left alone for a while"
             return OverQuotaError(message, _retry_s(response))
         if not 400 <= response.status < 500:
             return UnavailableError(f"{registry} answered {response.status}", RETRY_S)
-        body = await response.content.read(REFUSAL_BYTES_MAX)
-    except CLIENT_ERRORS as error:
-        return UnavailableError(f"{registry} broke off: {reason(error)}")
+        with suppress(*CLIENT_ERRORS):
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                body = await read_body(response, REFUSAL_BYTES_MAX)
     finally:
         response.close()
     headers = tuple((name, value) for name in RELAYED_HEADERS for value in response.headers.getall(name, ()))

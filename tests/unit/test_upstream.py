@@ -18,7 +18,7 @@ from mirror.errors import CorruptError, RefusedError, UnavailableError
 from mirror.oci import MANIFEST_BYTES_MAX, ByteRange, Digest, Kind, Repository, Tag
 from mirror.registries import Endpoint, Registries
 from mirror.source import Request, read_all
-from mirror.upstream import Upstream
+from mirror.upstream import REFUSAL_BYTES_MAX, Upstream
 from tests.serving import HOST, Heard, Script, answering, free_port, scripted
 
 REGISTRY = "registry.test"
@@ -81,6 +81,52 @@ async def test_a_registry_in_trouble_is_unavailable_and_never_a_429(status: str)
     async with scripted(answering(status, ["Content-Length: 0"])) as server, upstream_at(server.url) as upstream:
         with pytest.raises(UnavailableError, match=status[:3]):
             await upstream.open(wanted())
+
+
+def in_two_parts(status: str, body: bytes) -> Script:
+    """The answer whose body comes in two segments."""
+
+    async def script(_: Heard, writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 {status}\r\nWWW-Authenticate: Bearer\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body[:10])
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(body[10:])
+
+    return script
+
+
+async def test_a_refusal_that_comes_in_parts_is_relayed_whole() -> None:
+    body = b'{"errors":[{"code":"DENIED","message":"no"}]}'
+    async with scripted(in_two_parts("403 Forbidden", body)) as server, upstream_at(server.url) as upstream:
+        with pytest.raises(RefusedError) as refusal:
+            await upstream.open(wanted())
+    assert refusal.value.body == body
+
+
+async def test_a_challenge_with_too_large_a_body_comes_without_it() -> None:
+    body = b"x" * (REFUSAL_BYTES_MAX + 1)
+    async with scripted(in_two_parts("401 Unauthorized", body)) as server, upstream_at(server.url) as upstream:
+        with pytest.raises(RefusedError) as refusal:
+            await upstream.open(wanted())
+    assert (refusal.value.status, refusal.value.body) == (401, b"")
+    assert ("WWW-Authenticate", "Bearer") in refusal.value.headers
+
+
+async def test_a_refusal_whose_body_trickles_in_comes_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "READ_TIMEOUT_S", 0.3)
+
+    async def trickle(_: Heard, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 1000\r\n\r\n")
+        for _each in range(1000):
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with scripted(trickle) as server, upstream_at(server.url) as upstream:
+        with pytest.raises(RefusedError) as refusal:
+            await upstream.open(wanted())
+    assert (refusal.value.status, refusal.value.body) == (403, b"")
 
 
 async def cut_short(_: Heard, writer: asyncio.StreamWriter) -> None:
@@ -445,6 +491,13 @@ async def test_a_token_for_anybody_is_asked_for_without_saying_who_asks(
                 assert await upstream.token_for_anybody(REGISTRY, challenge) == token
     assert server.heard[0].path == "/token?service=s&scope=repository%3Alib%2Fapp%3Apull"
     assert "authorization" not in server.heard[0].headers
+
+
+async def test_a_token_that_comes_in_parts_is_one() -> None:
+    body = b'{"token": "' + b"t" * 3000 + b'"}'
+    async with scripted(in_two_parts("200 OK", body)) as server, upstream_at(server.url) as upstream:
+        token = await upstream.token_for_anybody(REGISTRY, Challenge(f"{server.url}/token"))
+    assert token == "t" * 3000
 
 
 async def test_a_registry_with_tls_leads_to_no_token_server_without() -> None:
