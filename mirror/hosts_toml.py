@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mirror.atomic_files import FileTextError
+from mirror.toml_lines import TOML_ERRORS
 
 CAPABILITIES: Final = ("pull", "resolve")
 
@@ -95,7 +96,7 @@ def names_host(text: str, url: str) -> bool:
     """Whether the text has a host of this URL; false too when it is not valid TOML."""
     try:
         hosts = tomllib.loads(text).get("host")
-    except tomllib.TOMLDecodeError:
+    except TOML_ERRORS:
         return False
     return isinstance(hosts, dict) and url in hosts
 
@@ -104,14 +105,14 @@ def has_hosts(text: str) -> bool:
     """Whether the text has any host table; false too when it is not valid TOML."""
     try:
         return bool(tomllib.loads(text).get("host"))
-    except tomllib.TOMLDecodeError:
+    except TOML_ERRORS:
         return False
 
 
 def _parse(text: str, complaint: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except TOML_ERRORS as error:
         raise HostsTextError(f"{complaint}: {error}") from None
 
 
@@ -127,7 +128,7 @@ def _first_table(text: str) -> int:
         for position in (comment.start() if comment else candidate.start(), candidate.start()):
             try:
                 tomllib.loads(text[:position])
-            except tomllib.TOMLDecodeError:
+            except TOML_ERRORS:
                 continue
             return position
     return len(text)

@@ -39,6 +39,7 @@ from mirror.atomic_files import (
 )
 from mirror.hosts import Mode
 from mirror.registry_ports import read_registry_ports
+from mirror.toml_lines import TOML_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -250,7 +251,7 @@ def drop_in(file: Path) -> Path:
 def _parse(file: Path, text: str) -> Table:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except TOML_ERRORS as error:
         raise FileTextError(f"{file} is not valid TOML: {error}") from None
 
 

@@ -34,7 +34,7 @@ from mirror.options import (
 from mirror.peer_tls import TlsFiles
 from mirror.registry_ports import RegistryPort, read_registry_ports
 from mirror.registry_table import RegistrySettings, TableError, read_tables, read_words
-from mirror.toml_lines import line_of
+from mirror.toml_lines import TOML_ERRORS, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -290,7 +290,7 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
     try:
         text = file.read_text(encoding="utf-8")
         document = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, *TOML_ERRORS) as error:
         raise SettingsError(f"{file}: {error}") from error
     values: dict[str, Any] = {}
     texts = {}

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from mirror.hosts_toml import HostsTextError, without_block
 from mirror.registries import FOR_ALL, Endpoint, Taken, usual_endpoint
+from mirror.toml_lines import TOML_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,13 +55,13 @@ def take_over(directory: Path, own_port: int) -> Mapping[str, Taken]:
             with file.open("rb") as opened:
                 text = opened.read(FILE_BYTES_MAX).decode()
             taken[name] = read_hosts(name, text, file.parent, own_port)
-        except (OSError, ValueError, RecursionError) as error:  # the last one: brackets in brackets without end
+        except (OSError, *TOML_ERRORS) as error:
             log.warning("%s is not taken over: %s", file, error)
     return taken
 
 
 def read_hosts(name: str, text: str, directory: Path, own_port: int) -> Taken:
-    """What one file says; `name` is its registry's. Raises ValueError, or RecursionError for nesting without end."""
+    """What one file says; `name` is its registry's. Raises one of `TOML_ERRORS`."""
     document = tomllib.loads(without_block(text)[0])
     server = document.get("server")
     itself = _endpoint(str(server), document, directory) if server else None

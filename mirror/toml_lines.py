@@ -1,4 +1,4 @@
-"""Where a key stands in a TOML document, for errors that name the line.
+"""What can be wrong with a TOML document, and where a key stands in it, for errors that name the line.
 
 tomllib tells the line of what it cannot parse, and of nothing else. This finds the line of a key in a document that is
 valid: by its table's header and its own line, as people write them. What is written in some rarer way (a table inside
@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import re
 import tomllib
+from typing import Final
+
+TOML_ERRORS: Final = (ValueError, RecursionError)
+"""What tomllib raises for a text that it cannot read: its own error, which is a ValueError, as a number of thousands of
+digits gives and bytes that are no UTF-8; and for brackets in brackets without end the other one."""
 
 _HEADER = re.compile(r"\s*\[\[?(?P<keys>[^\[\]]+)\]\]?\s*(?:#.*)?")
 _KEY = re.compile(r"""\s*(?P<keys>(?:"[^"]*"|'[^']*'|[A-Za-z0-9_.-]|\s*\.\s*)+)\s*=""")

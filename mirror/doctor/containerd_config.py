@@ -24,6 +24,8 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mirror.toml_lines import TOML_ERRORS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -126,7 +128,7 @@ def _read(path: Path) -> Table:
         return tomllib.loads(data.decode())
     except OSError as error:
         raise ConfigFileError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except TOML_ERRORS as error:
         raise ConfigFileError(f"{path}: {error}") from error
 
 

@@ -26,6 +26,7 @@ from mirror.hosts import DEFAULT_DIRECTORY, FILE_NAME
 from mirror.local_client import AgentError, NoAgentError, ask_agent
 from mirror.registries_conf import REGISTRIES_CONF, drop_in, review
 from mirror.stores.containerd.runtime import NoCriError, open_runtime
+from mirror.toml_lines import TOML_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -186,7 +187,7 @@ def _read_hosts_file(directory: str, path: Path) -> HostsFile:
         listed = tuple((url, tuple(map(str, table.get("capabilities", ())))) for url, table in hosts.items())
     except OSError as error:
         return HostsFile(directory, path, error=error.strerror or str(error))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (*TOML_ERRORS, TypeError, AttributeError) as error:
         return HostsFile(directory, path, error=str(error))
     return HostsFile(directory, path, listed)
 
@@ -202,7 +203,7 @@ def _read_podman(path: Path) -> tuple[PodmanMirror, ...]:
             for table, location in mirrors
             if location.startswith(("127.0.0.1:", "localhost:", "[::1]:"))
         )
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (OSError, *TOML_ERRORS, TypeError, AttributeError, KeyError):
         return ()
 
 

@@ -14,7 +14,7 @@ import pytest
 from mirror.cli import main
 from mirror.commands.doctor import finding_lines
 from mirror.doctor import Facts, Finding, Level, Places, diagnose, gather
-from mirror.doctor.containerd_config import Effective
+from mirror.doctor.containerd_config import ConfigFileError, Effective, load
 from mirror.doctor.facts import HostsFile, PodmanMirror, Probe, Reach, Runtime
 from mirror.registries_conf import DROP_IN, RegistriesConf, Review, configure
 from mirror.registry_ports import RegistryPort
@@ -494,6 +494,7 @@ async def test_a_member_that_answers_nonsense_has_no_clock(tmp_path: Path, answe
         ),
         ("host = 1", lambda file: file.error),
         ("[", lambda file: file.error),
+        ("x = " + "[" * 5000, lambda file: file.error),
         (None, lambda file: file.error),
     ],
 )
@@ -506,6 +507,14 @@ async def test_hosts_files_are_read_or_told(
     facts = await gather(Places(f"http://{HOST}:{free_port()}", tmp_path, tmp_path / "c", tmp_path / "socket"))
     assert facts.hosts is not None
     assert right(facts.hosts[0])
+
+
+@pytest.mark.parametrize("text", ["[", "x = " + "[" * 5000, "x = " + "1" * 5000])
+def test_a_configuration_that_is_no_toml_is_told(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigFileError, match=str(file)):
+        load(file, (1, 7))
 
 
 async def test_podman_is_well_led_to_a_path_and_to_a_port(tmp_path: Path) -> None:
@@ -534,7 +543,9 @@ async def test_podman_is_not_well_led_where_a_later_file_has_the_registry(tmp_pa
     assert "for docker.io: zzz.conf" in outranked.what
 
 
-@pytest.mark.parametrize("text", ["[", "registry = 1", "[[registry]]\nprefix = 1", "[[registry]]\nmirror = [1]"])
+@pytest.mark.parametrize(
+    "text", ["[", "x = " + "[" * 5000, "registry = 1", "[[registry]]\nprefix = 1", "[[registry]]\nmirror = [1]"]
+)
 async def test_a_drop_in_that_cannot_be_read_is_no_finding(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.conf.d").mkdir()
     (tmp_path / "r.conf.d" / DROP_IN).write_text(text)

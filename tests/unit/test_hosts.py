@@ -112,6 +112,8 @@ REFUSED = {
     "not TOML": b"server = \n",
     "not UTF-8": b'server = "\xff"\n',
     "a byte order mark": b'\xef\xbb\xbf[host."https://c.example"]\n',
+    "brackets without end": b"x = " + b"[" * 5000 + b"\n",
+    "a number of thousands of digits": b"x = " + b"1" * 5000 + b"\n",
     "hosts that are no tables": b"host = 1\n",
     "hosts in one line, to which TOML allows no addition": b'host = {"https://c.example" = {}}\n[x]\n',
     "a host that would be asked before ours": b'host."https://c.example".capabilities = ["pull"]\n[x]\n',

@@ -256,6 +256,7 @@ def test_a_mirror_over_tls_on_ipv6_is_written_as_podman_reads_it() -> None:
     [
         ("registries.conf", "[registries.search]\nregistries = []\n", "version 1"),
         ("registries.conf", "[", "not valid TOML"),
+        ("registries.conf", "x = " + "[" * 5000, "not valid TOML"),
         ("registries.conf", "registry = [1]\n", "not a table"),
         ("registries.conf", '[[registry]]\nprefix = "docker.io"\nmirror = [1]\n', "not a table"),
         ("registries.conf", '[[registry]]\nprefix = "docker.io"\nmirror = "x"\n', "not a table"),

@@ -135,3 +135,11 @@ def test_docker_io_is_reached_where_its_api_lives_unless_set_otherwise() -> None
     assert Registries({}).endpoints("docker.io") == (Endpoint("https://registry-1.docker.io"),)
     assert Registries({}).endpoints("ghcr.io") == (Endpoint("https://ghcr.io"),)
     assert Registries({"docker.io": (Endpoint("http://cache"),)}).endpoints("docker.io") == (Endpoint("http://cache"),)
+
+
+@pytest.mark.parametrize("text", ["[", "x = " + "[" * 5000, "x = " + "1" * 5000, b"\xff"], ids=range(4))
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, text: str | bytes) -> None:
+    file = tmp_path / "skvaller.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SettingsError, match=str(file)):
+        load({}, {}, file)
