@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ANSWER_S: Final = 0.5
 """How long a coordinator may take before the next in rank is asked."""
+SILENT_S: Final = 5.0
+"""How long one that did not answer is asked after the others: who claims again and again waits for it once."""
 LATE_ANSWER_S: Final = 1.5
 """How long it may take when none of them answered in that time: nodes are busy when a herd begins, and each that
 went its own way would cost one more copy."""
@@ -65,6 +67,7 @@ class Claims:
     def __init__(self, members: Members, roster: Callable[[], Roster]) -> None:
         self._members = members
         self.roster = roster
+        self._silent: dict[str, float] = {}  # who did not answer, and when
         self._tasks: set[asyncio.Task[None]] = set()
         self._releasing: dict[tuple[Scope, str], asyncio.Task[None]] = {}
 
@@ -74,11 +77,14 @@ class Claims:
             # Else the claim would come first, be granted as a lease that is held, and that be released.
             await asyncio.wait([releasing])
         for answer_s in (ANSWER_S, LATE_ANSWER_S):
-            for rank, name in enumerate(self._coordinators(claim)):
+            ranked = self._coordinators(claim)
+            for name in sorted(ranked, key=self._is_silent):
                 try:
-                    return await self._ask(name, replace(claim, second=rank > 0), answer_s)
+                    return await self._ask(name, replace(claim, second=name != ranked[0]), answer_s)
                 except (UnansweredError, ValueError) as error:
                     log.debug("coordinator %s of %s: %s", name, claim.object, error)
+                    self._silent = {other: at for other, at in self._silent.items() if self._is_silent(other)}
+                    self._silent[name] = asyncio.get_running_loop().time()
         return Lead(escape=True)
 
     async def look(self, member: str, look: Look) -> bool | None:
@@ -119,6 +125,9 @@ class Claims:
 
     async def _ask(self, name: str, question: Question | Look, answer_s: float = ANSWER_S) -> Verdict:
         return read_verdict(await self._members.ask(name, write(question), answer_s))
+
+    def _is_silent(self, name: str) -> bool:
+        return asyncio.get_running_loop().time() - self._silent.get(name, float("-inf")) < SILENT_S
 
     def _coordinators(self, question: Question) -> list[str]:
         roster, key = self.roster(), question.object.encode()

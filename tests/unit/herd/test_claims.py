@@ -7,9 +7,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from gossip import UnansweredError
 from mirror.herd import Claims, Coordinator, Pace
-from mirror.herd.claims import ANSWER_S, LATE_ANSWER_S, YOUNG_S
+from mirror.herd.claims import ANSWER_S, LATE_ANSWER_S, SILENT_S, YOUNG_S
 from mirror.herd.leases import AGAIN_S, GRACE_S, RENEW_S, RENEWED_S
 from mirror.herd.roster import Place, Roster
 from mirror.herd.words import Claim, End, Follow, Lead, Look, Question, Release, Renewal, Scope, Wait, read_question
@@ -100,7 +102,26 @@ def test_the_next_in_rank_makes_a_leader_when_nobody_knew_of_one() -> None:
         while (verdict := await claims.claim(CLAIM)) != Lead():
             assert isinstance(verdict, Wait)
             await asyncio.sleep(verdict.seconds)
-        assert asyncio.get_running_loop().time() - began <= GRACE_S + 4 * ANSWER_S
+        assert asyncio.get_running_loop().time() - began <= ANSWER_S + GRACE_S + AGAIN_S + 0.1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("gone", [1, 2])
+def test_one_that_does_not_answer_is_waited_for_once_in_a_while(gone: int) -> None:
+    async def scene(town: Town) -> None:
+        town.gone.update(town.ranks[:gone])
+        claims, loop = town.claims("dan"), asyncio.get_running_loop()
+        for waits in (gone, 0):
+            began = loop.time()
+            await claims.claim(CLAIM)
+            assert waits * ANSWER_S <= loop.time() - began < waits * ANSWER_S + 0.1
+        town.gone.clear()
+        await claims.claim(CLAIM)
+        assert town.heard[-1][1] == town.ranks[gone]
+        await asyncio.sleep(SILENT_S + 0.1)
+        await claims.claim(CLAIM)
+        assert town.heard[-1][1] == town.ranks[0]
 
     play(scene)
 
