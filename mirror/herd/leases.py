@@ -7,7 +7,7 @@ from the leader, the lease is over after `DOUBTED_S` in which it was not renewed
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -125,6 +125,7 @@ class Leases:
         self._alive = alive
         self._young = young
         self._objects: OrderedDict[tuple[Scope, str], _Object] = OrderedDict()
+        self._smalls: deque[tuple[float, _Object]] = deque()  # those that came with the object itself, oldest first
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -204,6 +205,8 @@ class Leases:
             case End.DONE:
                 known.lease.done_at = now
                 known.small, known.small_at = release.small, now
+                if known.small is not None:
+                    self._smalls.append((now, known))
                 return
             case End.REFUSED:
                 known.refused_until = now + REFUSED_S
@@ -234,7 +237,15 @@ class Leases:
         known.registry_closed = False
         return True
 
+    def _forget_smalls(self, now: float) -> None:
+        """What is too old to be given takes no memory, and is to be fetched anew."""
+        while self._smalls and now - self._smalls[0][0] > DONE_S:
+            at, known = self._smalls.popleft()
+            if known.small is not None and known.small_at == at:
+                known.small = known.lease = None
+
     def _object(self, question: Question, now: float) -> _Object:
+        self._forget_smalls(now)
         key = question.scope, question.object
         known = self._objects.pop(key, None)
         if known is None or now - max(known.asked_at, known.closed_until) > OBJECT_IDLE_S:

@@ -94,7 +94,7 @@ class Coordinator(RuleBasedStateMachine):
         self.judge(name, claim, self.leases.answer(name, claim, self.now))
 
     def forget_what_is_old(self) -> None:
-        """A claim finds a small object that is too old to be given: it is to be fetched anew."""
+        """A small object that is too old to be given is to be fetched anew."""
         if self.small_at is not None and self.now - self.small_at > DONE_S:
             self.leader = self.small_at = self.done_at = self.doubted_at = None
 
@@ -131,6 +131,7 @@ class Coordinator(RuleBasedStateMachine):
 
     @rule(name=members, offset=st.integers(0, 3))
     def renew(self, name: str, offset: int) -> None:
+        self.forget_what_is_old()
         assert self.leases.answer(name, Renewal(Scope.ZONE, OBJECT, offset), self.now) == Noted()
         if self.leader is None or (name != self.leader and self.is_over()):
             self.leader, self.done_at = name, None
@@ -142,6 +143,7 @@ class Coordinator(RuleBasedStateMachine):
 
     @rule(name=members, end=st.sampled_from(End), retry_s=st.sampled_from([0.0, 3.0, 60.0]), small=st.booleans())
     def release(self, name: str, end: End, retry_s: float, small: bool) -> None:
+        self.forget_what_is_old()
         body = Small("text/plain", b"x") if small and end is End.DONE else None
         assert self.leases.answer(name, Release(Scope.ZONE, OBJECT, end, retry_s, body), self.now) == Noted()
         if name == self.leader and end is End.DONE:

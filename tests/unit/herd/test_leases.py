@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -279,6 +280,18 @@ def test_a_small_object_is_in_the_answer_with_its_age() -> None:
     assert desk.claim("bob", age_max_s=3.0) == Given(replace(small, age_s=3.0))
     desk.wait(DONE_S - 3.0 + AN_INSTANT_S)
     assert desk.claim("bob") == Lead()
+
+
+def test_a_small_object_that_is_too_old_takes_no_memory() -> None:
+    desk, body = Desk(), bytes(1000)
+    desk.claim("ann")
+    desk.release("ann", End.DONE, small=Small("text/plain", body))
+    desk.wait(DONE_S)
+    desk.leases.answer("bob", Claim(Scope.CLUSTER, "another"), desk.now)
+    kept = sys.getrefcount(body)
+    desk.wait(AN_INSTANT_S)
+    desk.leases.answer("bob", Claim(Scope.CLUSTER, "another"), desk.now)
+    assert sys.getrefcount(body) == kept - 1
 
 
 def test_what_another_than_the_leader_releases_changes_nothing() -> None:
