@@ -37,7 +37,8 @@ class Roster:
         everybody = [(_hash(place.name.encode()), place.name, place.zone) for place in (me, *others)]
         self._cluster = [(number, name) for number, name, _ in everybody]
         self._zone = [(number, name) for number, name, zone in everybody if zone == me.zone]
-        self.size = len(everybody)
+        self.size = len(self._zone)
+        """How many members this node's zone has."""
         self.zoned = len(self._zone) < len(everybody)
         """Whether there are members in other zones."""
 

@@ -154,8 +154,9 @@ class Herd:
         self._alone = FirstOf([peers, upstream])
 
     def crowded(self, digest: Digest) -> bool:
-        """Whether so few have the object that those who fetch it should give it to others meanwhile."""
-        return 2 * len(self._index.holders(digest)) <= self._claims.roster().size
+        """Whether so few of this zone have the object that those who fetch it should give it to others meanwhile."""
+        roster = self._claims.roster()
+        return 2 * sum(holder.zone == roster.me.zone for holder in self._index.holders(digest)) <= roster.size
 
     def expect(self, request: Request, digests: Iterable[Digest]) -> None:
         """A client got a manifest by this request, and is about to ask for these, which it lists."""

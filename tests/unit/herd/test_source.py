@@ -401,6 +401,19 @@ def test_one_copy_crosses_into_each_zone() -> None:
     play(scene)
 
 
+def test_what_other_zones_hold_is_as_crowded_as_what_nobody_holds() -> None:
+    async def scene() -> None:
+        town = await settled([f"{zone}-{number}" for zone in "abc" for number in range(4)])
+        town.holding = {f"{zone}-{number}" for zone in "ab" for number in range(4)}
+        assert town.herd("c-0").crowded(LARGE_REQUEST.digest)
+        assert not town.herd("a-0").crowded(LARGE_REQUEST.digest)
+        town.giving = set(town.holding)
+        contents = await asyncio.gather(*(town.pull(f"c-{number}") for number in range(4)))
+        assert sum(content.zone != "c" for content in contents) == 1
+
+    play(scene)
+
+
 @pytest.mark.parametrize(("seconds", "beyond"), [(STARVED_S + 2, False), (PROMISED_S + 2, True)])
 def test_a_slot_in_the_own_zone_is_waited_for_before_the_same_bytes_cross_again(seconds: float, beyond: bool) -> None:
     async def scene() -> None:
