@@ -10,6 +10,7 @@ Source: OCI distribution-spec 1.1, "Content Discovery" ("Listing Tags", "Listing
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -17,12 +18,16 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from mirror.oci import Digest, Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
+
+    from multidict import MultiMapping
 
 LISTING_BYTES_MAX: Final = 4 * 1024 * 1024
 """One page; the specification's recommended limit for manifests, which a list of referrers is too."""
 
-_NEXT_PAGE = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?')
+_VALUE = r'"((?:[^"\\]|\\.)*)"|([^\s;,"]+)'
+_LINK = re.compile(rf'<([^<>]*)>((?:\s*;\s*[^\s;=,"]+(?:\s*=\s*(?:{_VALUE}))?)*)')
+_PARAMETER = re.compile(rf';\s*([^\s;=,"]+)\s*=\s*(?:{_VALUE})')
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +61,13 @@ class Listing:
     warning: str = ""
 
     @classmethod
-    def read(cls, headers: Mapping[str, str], body: bytes) -> Listing:
+    def read(cls, headers: MultiMapping[str], body: bytes) -> Listing:
         """Read an answer. What does not parse is as good as left out."""
-        link = _NEXT_PAGE.search(headers.get("Link", ""))
         return cls(
             headers.get("Content-Type", "application/json"),
             body,
             headers.get("OCI-Filters-Applied", ""),
-            tuple(parse_qsl(urlsplit(link[1]).query)) if link else (),
+            _next_query(headers.getall("Link", ())),
         )
 
     def headers(self, path: str, query: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -77,6 +81,16 @@ class Listing:
             following = urlencode([*self.next_query, *query], errors="surrogateescape")
             headers["Link"] = f'<{path}?{following}>; rel="next"'
         return headers
+
+
+def _next_query(links: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The query of the next page's address, if one of the headers has it (RFC 8288, section 3)."""
+    for target, parameters, *_ in (match for link in links for match in _LINK.findall(link)):
+        for name, quoted, plain in _PARAMETER.findall(parameters):
+            if name.lower() == "rel" and "next" in (quoted or plain).lower().split():
+                with suppress(ValueError):  # no URL
+                    return tuple(parse_qsl(urlsplit(target).query))
+    return ()
 
 
 class Lists(Protocol):

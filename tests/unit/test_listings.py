@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from mirror import upstream as upstream_module
 from mirror.errors import RefusedError
@@ -111,9 +114,47 @@ async def test_a_page_beyond_the_limit_is_not_passed_on(monkeypatch: pytest.Monk
         assert (await ask(server, f"/v2/lib/app/tags/list?ns={REGISTRY}"))[0] == 503
 
 
-@pytest.mark.parametrize("link", ["", "nonsense", '</v2/x>; rel="prev"', '<>; rel="next"'])
+NEXT = {"last": "v2", "n": "2"}
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        ['</v2/x?last=v2&n=2>; rel="next"'],
+        ["</v2/x?last=v2&n=2>;rel=next"],
+        ['</v2/x?last=v2&n=2> ; title="x" ; REL = "Next"'],
+        ['</v2/x?last=v2&n=2>; title="; rel=prev, \\" <x>"; rel="last next"'],
+        ['</v2/x?last=v2&n=2>; crossorigin; rel="next"; type="a/b"'],
+        ['</v2/x?last=v1>; rel="prev", </v2/x?last=v2&n=2>; rel="next"'],
+        ['</v2/x?last=v1>; rel="prev"', '</v2/x?last=v2&n=2>; rel="next"'],
+        ['<http://[/v2/x?last=v1>; rel="next", </v2/x?last=v2&n=2>; rel="next"'],
+    ],
+)
+def test_the_next_page_is_found_wherever_it_stands(links: list[str]) -> None:
+    headers = CIMultiDict(("Link", link) for link in links)
+    assert dict(Listing.read(headers, TAGS).next_query) == NEXT
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "",
+        "nonsense",
+        '</v2/x?n=2>; rel="prev"',
+        '<>; rel="next"',
+        '</v2/x?n=2>; title="rel=next"',
+        '</v2/x?n=2>; xrel="next"',
+        "</v2/x?n=2>; rel",
+        '<http://[/v2/x?n=2>; rel="next"',
+    ],
+)
 def test_a_link_that_leads_nowhere_is_left_out(link: str) -> None:
-    assert "Link" not in Listing.read({"Link": link}, TAGS).headers("/v2/x", [])
+    assert "Link" not in Listing.read(CIMultiDict({"Link": link}), TAGS).headers("/v2/x", [])
+
+
+@given(st.text() | st.text('<>;="\\, relnxt?'))
+def test_any_link_can_be_read(link: str) -> None:
+    Listing.read(CIMultiDict({"Link": link}), TAGS).headers("/v2/x", [])
 
 
 async def test_a_refusal_names_its_status() -> None:
