@@ -1,5 +1,6 @@
 """The limits of one connection to a face: how large a request may be, and how long it may take to arrive.
 
+And how long a client may take nothing of what was written to it: uvicorn waits for it without end, also when it closes.
 httptools takes a head of any size at any pace, and uvicorn a connection that never says anything. This class stands
 between them and `mirror.zero_copy`. What is over a limit is told to its client where that is still possible, and the
 connection is closed; an observer counts it. A face that is full closes the connection that has been idle the longest,
@@ -14,6 +15,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mirror.movers import STALL_S
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,20 +57,26 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._quiet_since = 0.0
+        self._unsent = 0
+        self._taken_at = 0.0
+        self._looking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, if need be in the place of an idle one."""
         super().connection_made(transport)
         self._quiet_since = self.loop.time()
         self._set_deadline()
+        self._looking = self.loop.call_later(STALL_S / 4, self._look)
         if len(self.connections) > CONNECTIONS_MAX:
             others = [each for each in self.connections if isinstance(each, LimitedProtocol) and each is not self]
             idle = [each for each in others if not each.is_answering]
             min(idle, key=lambda each: each.quiet_since, default=self).give_way()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
+        """Forget the deadlines."""
         self._clear_deadline()
+        if self._looking is not None:
+            self._looking.cancel()
         super().connection_lost(exc)
 
     @property
@@ -171,6 +180,21 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def resume_writing(self) -> None:
+        """The client took something, though as much may wait for it again when it is looked at."""
+        self._unsent = 0
+        super().resume_writing()
+
+    def _look(self) -> None:
+        """Abort when what waits in the transport has not become less for too long. What is moved waits elsewhere."""
+        now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent:
+            self._unsent, self._taken_at = unsent, now
+        elif now - self._taken_at >= STALL_S:
+            self.transport.abort()
+            return
+        self._looking = self.loop.call_later(STALL_S / 4, self._look)
 
     def _late(self) -> None:
         self._count("slow")

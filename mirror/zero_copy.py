@@ -180,13 +180,21 @@ class ZeroCopyProtocol(LimitedProtocol):
             return
         pipe = self._shared.pipes.take()
         if pipe is None:
-            await _send_read(piece, send)
+            await self._send_read(cycle, piece, send)
             return
         mover = SocketMover(self._client(), piece.socket, piece.length, piece.silence_s, pipe)
         try:
             await self._move(cycle, mover)
         finally:
             self._shared.pipes.give_back(pipe, empty=not mover.held)
+
+    async def _send_read(self, cycle: RequestResponseCycle, piece: SocketPiece, send: Send) -> None:
+        async with aclosing(read_piece(piece)) as chunks:
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._check_client(cycle)  # `send` does not tell
+        if piece.sent < piece.length:
+            raise EndedEarlyError(piece.failure, piece.sent)
 
     async def _ready(self, cycle: RequestResponseCycle, length: int) -> bool:
         """Send all that was written before, the head too; False when there is nothing to send (HEAD)."""
@@ -282,11 +290,3 @@ class _Output:
         """Close the transport when all is written."""
         self.flush()
         self._transport.close()
-
-
-async def _send_read(piece: SocketPiece, send: Send) -> None:
-    async with aclosing(read_piece(piece)) as chunks:
-        async for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    if piece.sent < piece.length:
-        raise EndedEarlyError(piece.failure, piece.sent)

@@ -14,7 +14,7 @@ import pytest
 import trustme
 from starlette.types import Receive, Scope, Send
 
-from mirror import peer_connection
+from mirror import peer_connection, request_limits
 from mirror.errors import UnavailableError
 from mirror.metrics import Metrics
 from mirror.oci import OCTET_STREAM, Descriptor, Digest
@@ -174,6 +174,28 @@ async def test_a_peer_that_falls_silent_or_breaks_off_is_given_up(
         with pytest.raises(UnavailableError, match="silent"):
             await fetch(client, url.replace("http", "https"))
         assert not client._idle
+        await client.aclose()
+
+
+async def test_a_member_that_takes_nothing_is_given_up(
+    tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_limits, "STALL_S", 0.2)
+    files = write(tmp_path / "a", authority)
+    ended = asyncio.Event()
+
+    async def serve(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000000")]})
+        for _chunk in range(100):
+            await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
+        ended.set()
+
+    async with serving(serve, tls=PeerTls(files).server_context()) as url:
+        client = PeerClient(PeerTls(files))
+        answer = await client.ask(url.replace("http", "https"), "GET", PATH, {})
+        async with asyncio.timeout(5):
+            await ended.wait()
+        await answer.aclose()
         await client.aclose()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -241,3 +241,53 @@ async def test_what_is_wrong_with_a_later_request_does_not_get_into_the_answer_b
         head, _, body = (await client.reader.read()).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     assert body == b"a" * 10
+
+
+BODY = bytes(16_000_000)
+
+
+async def whole(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Gives the body in one message, which the connection does not take at once."""
+    length = str(len(BODY)).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.body", "body": BODY})
+
+
+async def test_a_client_that_does_not_take_its_answer_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_limits, "STALL_S", 0.2)
+    async with serving(whole) as url, Client.to(url) as client:
+        client.writer.write(get())
+        await asyncio.sleep(0.6)
+        received = 0
+        with suppress(ConnectionError):
+            while chunk := await client.reader.read(1_000_000):
+                received += len(chunk)
+        assert received < len(BODY)
+
+
+async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_limits, "STALL_S", 0.4)
+    async with serving(whole) as url, Client.to(url) as client:
+        client.writer.write(get())
+        await client.reader.readuntil(b"\r\n\r\n")
+        for _ in range(16):
+            await client.reader.readexactly(1_000_000)
+            await asyncio.sleep(0.05)
+
+
+async def test_an_app_does_not_wait_without_end_for_a_client_that_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(request_limits, "STALL_S", 0.2)
+    ended = asyncio.Event()
+
+    async def in_chunks(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000000")]})
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
+        ended.set()
+
+    async with serving(in_chunks) as url, Client.to(url) as client:
+        client.writer.write(get())
+        async with asyncio.timeout(5):
+            await ended.wait()
