@@ -5,10 +5,10 @@ redirects. Whoever controls one of them could reach, through an agent on the hos
 should. So the decision is taken on the address, at the moment of connecting: nothing can change in between.
 
 Refused are loopback, link-local (which holds most metadata services), multicast, the unspecified address, and the
-metadata services that live elsewhere, in every form in which IPv6 can carry them. Private networks are allowed, since
-registries live there. What the operator configured is allowed wherever it is: the endpoints of registries and a proxy
-from the environment. Behind a proxy it is the proxy that connects, and only addresses that stand in the URL itself,
-the first or one that a redirect leads to, are checked.
+metadata services that live elsewhere, also as an IPv6 address carries them: mapped, compatible, translated, by NAT64,
+6to4 or Teredo. Private networks are allowed, since registries live there. What the operator configured is allowed
+wherever it is: the endpoints of registries and a proxy from the environment. Behind a proxy it is the proxy that
+connects, and only addresses that stand in the URL itself, the first or one that a redirect leads to, are checked.
 """
 
 from __future__ import annotations
@@ -42,19 +42,26 @@ METADATA_ADDRESSES: Final = frozenset(
 )
 """Those of the clouds' metadata services that no other rule covers."""
 
-_NAT64: Final = IPv6Network("64:ff9b::/96")
+_LAST_32_BITS: Final = tuple(
+    IPv6Network(text)
+    for text in (
+        "::/96",  # compatible, RFC 4291 section 2.5.5.1
+        "::ffff:0:0/96",  # mapped, section 2.5.5.2
+        "::ffff:0:0:0/96",  # translated, RFC 2765
+        "64:ff9b::/96",  # NAT64, RFC 6052
+        "64:ff9b:1::/48",  # NAT64 of a site's own, RFC 8215, whose prefix is taken to have 96 bits
+    )
+)
+"""The networks whose addresses end with an IPv4 address."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 def is_refused(text: str) -> bool:
     """Whether an address is one that only the node itself should reach."""
-    address = _plain(ip_address(text.partition("%")[0]))
-    return (
-        address.is_loopback
-        or address.is_link_local
-        or address.is_multicast
-        or address.is_unspecified
-        or address in METADATA_ADDRESSES
+    address = ip_address(text.partition("%")[0])
+    return any(
+        each.is_loopback or each.is_link_local or each.is_multicast or each.is_unspecified or each in METADATA_ADDRESSES
+        for each in (address, *_carried(address))
     )
 
 
@@ -131,13 +138,14 @@ class _Resolver(AbstractResolver):
             await self._resolver.close()
 
 
-def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that an IPv6 one carries, if it carries one."""
+def _carried(address: IPv4Address | IPv6Address) -> list[IPv4Address]:
+    """The IPv4 addresses that an IPv6 one carries."""
     if isinstance(address, IPv4Address):
-        return address
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+        return []
+    carried = [address.sixtofour, *(address.teredo or ())]
+    if any(address in network for network in _LAST_32_BITS):
+        carried.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    return [each for each in carried if each is not None]
 
 
 def _address(host: str) -> str | None:

@@ -35,6 +35,8 @@ def asked_of(registry: str) -> Request:
         *("127.0.0.1", "127.8.8.8", "::1", "0.0.0.0", "::", "169.254.169.254", "fe80::1", "fe80::1%eth0", "224.0.0.1"),
         *("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
         *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:a9fe:a9fe::1"),
+        *("::127.0.0.1", "::ffff:0:127.0.0.1", "2001:0:102:304::5601:5601", "64:ff9b:1::a9fe:a9fe"),
+        *("64:ff9b:1:fffe::a9fe:a9fe", "::ffff:0.0.0.0"),
     ],
 )
 def test_what_only_the_node_should_reach_is_refused_in_every_form(address: str) -> None:
@@ -42,7 +44,11 @@ def test_what_only_the_node_should_reach_is_refused_in_every_form(address: str) 
 
 
 @pytest.mark.parametrize(
-    "address", ["10.0.0.1", "172.16.3.4", "192.168.1.1", "100.64.0.1", "203.0.113.9", "fd00::1", "2001:db8::1"]
+    "address",
+    [
+        *("10.0.0.1", "172.16.3.4", "192.168.1.1", "100.64.0.1", "203.0.113.9", "fd00::1", "2001:db8::1"),
+        *("::10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::10.0.0.1", "64:ff9b:1:fffe::192.168.1.1", "2002:a00:1::"),
+    ],
 )
 def test_private_and_public_networks_are_allowed_for_registries_live_there(address: str) -> None:
     assert not is_refused(address)
@@ -51,7 +57,8 @@ def test_private_and_public_networks_are_allowed_for_registries_live_there(addre
 @given(st.ip_addresses(network="127.0.0.0/8") | st.ip_addresses(network="169.254.0.0/16"))
 def test_no_address_of_a_refused_network_is_let_through_in_the_clothes_of_ipv6(address: object) -> None:
     assert is_refused(str(address))
-    assert is_refused(f"::ffff:{address}")
+    for prefix in ("::ffff:", "::", "::ffff:0:", "64:ff9b::", "64:ff9b:1::"):
+        assert is_refused(f"{prefix}{address}")
 
 
 @asynccontextmanager
