@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RANKS: Final = 3
-"""How many members are asked in turn before a node decides alone."""
+"""How many members are asked in turn before a node goes its own way."""
 
 _MASK: Final = 2**64 - 1
 

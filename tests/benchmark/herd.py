@@ -260,6 +260,7 @@ async def report(
     figure("GETs of the blob that was asked for most", max(gets.values(), default=0), "")
     figure("pull, fastest", min(took) / unit_s, "F/u")
     figure("pull, median", quantile(took, 0.5) / unit_s, "F/u")
+    figure("pull, p99", quantile(took, 0.99) / unit_s, "F/u")
     figure("pull, slowest", max(took) / unit_s, "F/u", 2.5 if options.warm else 3)
     roles = {role: await total(agents, "skvaller_herd_total", role=role) for role in ("led", "followed", "escaped")}
     for role, count in roles.items():
