@@ -49,7 +49,7 @@ class Holder:
 @dataclass(slots=True)
 class Search:
     """Holders are asked in turn, and whom they name, in one `zone` or (None) wherever that is, for a client that has
-    waited for `waited_s` before.
+    waited for `waited_s` before while others had something to give.
 
     Those that broke off or did not answer are `lost`, those that have nothing for this node `absent`, and those that
     have nothing yet `barren`.

@@ -116,7 +116,7 @@ class _Quest:
     failure: UnavailableError | None = None
     soon: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
     promised: bool = False  # for a slot or first bytes
-    away_s: float = 0.0  # how much of its time it only left the registry alone
+    idle_s: float = 0.0  # how long it left the registry alone or waited for first bytes: nobody had anything to give
 
     def lose(self, names: Iterable[str]) -> None:
         """These broke off or do not answer; after some seconds they are as good as others again."""
@@ -130,8 +130,11 @@ class _Quest:
     def left_s(self) -> float:
         return max(0.0, HOLD_S - self.waited_s())
 
+    def starving_s(self) -> float:
+        return self.waited_s() - self.idle_s
+
     def starved(self) -> bool:
-        return self.waited_s() - self.away_s > (PROMISED_S if self.promised else STARVED_S)
+        return self.starving_s() > (PROMISED_S if self.promised else STARVED_S)
 
     def end(self, end: End, *, retry_s: float = 0.0, registry: bool = False) -> None:
         for lease in self.leases.values():
@@ -262,7 +265,7 @@ class Herd:
         quest.soon = quest.promised = False
         if not holders:
             return None
-        search, began = Search(zone, quest.waited_s()), quest.waited_s()
+        search, began = Search(zone, quest.starving_s()), quest.waited_s()
         try:
             async with asyncio.timeout(quest.left_s()):
                 return await self._peers.open_from(holders, request, search)
@@ -277,8 +280,8 @@ class Herd:
             quest.slow -= search.lost
             quest.absent |= search.absent
             quest.barren = not search.barren.isdisjoint(holder.target.name for holder in holders)
-            if quest.barren:
-                quest.away_s += quest.waited_s() - began
+            if search.barren:
+                quest.idle_s += quest.waited_s() - began
 
     def _claim(self, scope: Scope, quest: _Quest) -> Claim:
         return Claim(
@@ -301,7 +304,7 @@ class Herd:
                 if content := await self._follow(leader, request, quest, zone=zone):
                     request.trail.note(What.FOLLOWED, "peer", content.holder)
                     return content
-                await asyncio.sleep(self._rng.uniform(0, 2 * PAUSE_S))
+                await asyncio.sleep(pause_s(quest.waited_s(), self._rng))
             case Wait(seconds):
                 await asyncio.sleep(min(seconds * self._rng.uniform(0.9, 1.1), quest.left_s()))
             case Probe():
@@ -348,7 +351,7 @@ class Herd:
             self._closed[name] = now + seconds
         if quest.waited_s() + seconds >= PATIENCE_S:
             raise quest.failure or UnavailableError(f"{name} is to be left alone for {seconds:.0f} s")
-        quest.away_s += seconds
+        quest.idle_s += seconds
         await asyncio.sleep(seconds)
 
 

@@ -109,6 +109,7 @@ class Givers:
         for holder in holders:
             await asyncio.sleep(0.001)
             self.town.asked.append((holder.target.name, search.zone))
+            self.town.waited_s = search.waited_s
             opening = self.town.opening
             if holder.target.name in opening:
                 await asyncio.sleep(0.3)
@@ -142,6 +143,7 @@ class Town:
         self.stuck: set[str] = set()
         self.silent: set[str] = set()
         self.asked: list[tuple[str, str | None]] = []
+        self.waited_s = 0.0  # as the one that was asked last was told
         self.claims: list[Claim] = []
         self.said: list[Renewal | Release] = []
         self.places = [Place(name, name.partition("-")[0]) for name in names]
@@ -501,6 +503,7 @@ def test_a_leader_whose_first_bytes_are_late_keeps_its_lease_and_its_zone() -> N
         town.barren, town.giving = set(), {"a-1"}
         assert (await following).holder == "a-1"
         assert {claim.scope for claim in town.claims[2:]} == {Scope.ZONE}
+        assert town.waited_s < STARVED_S, "nobody had anything to give, so it is no more urgent than others are"
         assert town.registry.opened == ["a-1"]
         await content.body.aclose()
 
