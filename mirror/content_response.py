@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 SOURCE_HEADER: Final = "Skvaller-Source"
 """Tells where the bytes of an answer come from: `store`, `peer` or `upstream`."""
 HOLDER_HEADER: Final = "Skvaller-Holder"
-"""Names the member that gave them, when they come from a peer."""
+"""Names the member that gave them, when they come from a peer; percent-encoded, as all names are (`mirror.load`)."""
 _SOURCE, _HOLDER, _LINEAGE, _GIVERS = (
     name.lower().encode() for name in (SOURCE_HEADER, HOLDER_HEADER, LINEAGE_HEADER, GIVERS_HEADER)
 )
@@ -54,7 +54,7 @@ class ContentResponse(Response):
         headers = describe(content.descriptor, len(positions) if positions is not None else None)
         headers.append((_SOURCE, content.origin.encode()))
         if content.holder:
-            headers.append((_HOLDER, content.holder.encode("latin-1")))
+            headers.append((_HOLDER, write_names([content.holder]).encode()))
         if content.lineage or content.origin == "upstream":
             headers.append((_LINEAGE, write_names(content.lineage).encode()))
             headers.append((_GIVERS, write_names(content.givers).encode()))

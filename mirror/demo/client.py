@@ -11,6 +11,7 @@ import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import unquote
 
 import aiohttp
 
@@ -132,7 +133,7 @@ class _Pull:
             received,
             time.perf_counter() - started,
             response.headers.get(SOURCE_HEADER, "unknown"),
-            response.headers.get(HOLDER_HEADER, ""),
+            unquote(response.headers.get(HOLDER_HEADER, "")),
             hasher.hexdigest() == digest.hex and received == size,
         )
         self._progress.end(fetched)

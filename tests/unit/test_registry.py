@@ -11,6 +11,7 @@ import pytest
 
 from mirror import registry as registry_module
 from mirror.errors import UnavailableError
+from mirror.load import read_names
 from mirror.metrics import Metrics
 from mirror.oci import OCTET_STREAM, Descriptor, Digest
 from mirror.pieces import Piece
@@ -43,9 +44,10 @@ class Body:
 
 
 class Source:
-    def __init__(self, body: Body | None, size: int | None = SIZE) -> None:
+    def __init__(self, body: Body | None, size: int | None = SIZE, holder: str = "b") -> None:
         self.body = body
         self.size = size
+        self.holder = holder
 
     async def resolve(self, request: Request) -> Descriptor:
         return Descriptor(OCTET_STREAM, request.digest, self.size)
@@ -55,7 +57,7 @@ class Source:
             await asyncio.sleep(30)
         assert self.body is not None
         positions = None if self.size is None else range(self.size)
-        return Content(Descriptor(OCTET_STREAM, request.digest, self.size), positions, self.body, "peer", "b")
+        return Content(Descriptor(OCTET_STREAM, request.digest, self.size), positions, self.body, "peer", self.holder)
 
 
 @asynccontextmanager
@@ -150,6 +152,16 @@ async def test_a_client_that_leaves_ends_the_transfer() -> None:
         writer.transport.abort()
         async with asyncio.timeout(5):
             await body.closed.wait()
+
+
+async def test_a_holder_may_have_any_name() -> None:
+    body = Body(breaks=True)
+    app = create_registry(Source(body, None, "nod ett, \u0159\u2603"), Metrics().face("client"))
+    async with serving(app) as base, aiohttp.ClientSession() as session:
+        async with session.get(url(base)) as response:
+            assert response.status == 200
+            assert read_names(response.headers["Skvaller-Holder"], 1) == ("nod ett, \u0159\u2603",)
+    assert body.closed.is_set()
 
 
 async def test_an_object_of_unknown_size_is_sent_without_a_length() -> None:
