@@ -35,6 +35,8 @@ SPOOL_BYTES = 4 * MEGABYTE
 VISIBLE_S = 5.0
 RETRY_S = 1.0
 """containerd keeps the wrong bytes until its garbage collection, up to a second later; a kubelet waits for ten."""
+HUNG_S = 5.0
+"""Longer than its watchdog lets an agent's loop be silent; but one that was stopped as a whole did not hang."""
 SLOW = "40mbit"
 """A rate at which a layer takes seconds, so that something can happen meanwhile."""
 
@@ -290,6 +292,16 @@ async def test_an_agent_that_is_told_to_stop_lets_its_own_runtime_end_its_pull(s
         stopping = asyncio.create_task(scene.agents[0].process.stop())
         await pull
         await stopping
+
+
+async def test_an_agent_that_hangs_for_some_seconds_lets_its_own_runtime_end_its_pull(scene: Scene) -> None:
+    async with pulling_from_a_slow_holder(scene, "own-hung") as (_, pull):
+        scene.agents[0].process.pause()
+        await asyncio.sleep(HUNG_S)
+        assert not pull.done()
+        scene.agents[0].process.resume()
+        await pull
+        assert scene.agents[0].process.running
 
 
 async def test_an_agent_that_is_killed_leaves_its_runtime_to_the_registry(scene: Scene) -> None:

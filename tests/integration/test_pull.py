@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import pytest
 
 from gossip import Node as GossipNode
 from mirror.oci import DOCKER_LIST, DOCKER_MANIFEST, manifest_media_type
-from tests.integration.agents import Agent, eventually, observer, seen, start_agents, tag_seen
+from tests.integration.agents import CLIENT_PORT, ROOT, Agent, eventually, observer, seen, start_agents, tag_seen
 from tests.lab import Image, Lab, Login, Node, PullError, Registry, require
 from tests.lab.images import HERE
 from tests.lab.node import Client
@@ -44,6 +45,19 @@ async def cluster(lab: Lab) -> AsyncGenerator[Cluster]:
     agents = await start_agents(nodes, registry)
     async with observer(lab) as node:
         yield Cluster(lab, registry, nodes, agents, node)
+
+
+async def test_two_hundred_pulls_of_a_blob_on_one_node_are_one_request_to_the_registry(lab: Lab) -> None:
+    registry = await lab.add_registry("registry.test")
+    (node,) = await lab.add_nodes(1)
+    await start_agents([node], registry)
+    image = await registry.publish("lib/app:v1", [MEGABYTE, 10 * MEGABYTE])
+    for digest in image.layers():
+        path = f"/v2/lib/app/blobs/{digest}?ns={registry.name}"
+        readers = ("-m", "tests.integration.readers", str(CLIENT_PORT), path, "200")
+        hashes = await node.run(sys.executable, *readers, environment={"PYTHONPATH": str(ROOT)})
+        assert hashes.split() == [digest.hex] * 200
+        assert registry.requests_for(digest) == 1
 
 
 @pytest.mark.timeout(300)
