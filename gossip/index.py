@@ -49,7 +49,7 @@ class Index:
         self._free_ids: list[int] = []
         self._pins = 0
         self._pinned_ids: list[int] = []
-        """Of keys that went while somebody read ids; they are free when nobody does any more."""
+        """Of keys that went while somebody read ids; they are to be freed when nobody does any more."""
         self._free_slots: list[int] = []
         self.slots_claimed = 0
         self._groups: dict[bytes, dict[int, None]] = {}
@@ -82,14 +82,23 @@ class Index:
     @contextmanager
     def pinned(self) -> Iterator[None]:
         """Within this every id goes on to stand for its key, also when the key goes: for who reads many, some at a
-        time."""
+        time. `sweep` frees such ids afterwards."""
         self._pins += 1
         try:
             yield
         finally:
             self._pins -= 1
-            while self._pinned_ids and not self._pins:
+
+    def sweep(self, most: int) -> None:
+        """Free ids of keys that went while somebody read ids, if nobody does now; at most so many."""
+        if not self._pins:
+            for _ in range(min(most, len(self._pinned_ids))):
                 self._free(self._pinned_ids.pop())
+
+    @property
+    def swept(self) -> bool:
+        """Whether there is nothing to sweep now."""
+        return bool(self._pins) or not self._pinned_ids
 
     def audit(self, identities: Iterable[int]) -> int:
         """The audit hash of the keys that some ids stand for."""

@@ -330,17 +330,18 @@ class ORSet:
         self._retire(cell)
 
     def sweep(self) -> None:
-        """Take some elements of dropped cells out of the index."""
+        """Take some elements of dropped cells, and what is left of keys that went, out of the index."""
         if self._retired:
             cell = self._retired[-1]
             cell.shrink(SWEEP_ELEMENTS)
             if not cell.sequences:
                 self._retired.pop().release()
+        self.index.sweep(SWEEP_ELEMENTS)
 
     @property
     def swept(self) -> bool:
-        """Whether no dropped cells are left to sweep."""
-        return not self._retired
+        """Whether nothing is left to sweep."""
+        return not self._retired and self.index.swept
 
     def check(self) -> None:
         """Assert the invariants; linear in the number of elements."""

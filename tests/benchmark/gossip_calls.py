@@ -84,6 +84,12 @@ def of_an_owner(keys: list[bytes]) -> None:
     forgetful = filled(adds)
     forgetful.forget("owner")
     shown("a slice of what was forgotten", forgetful.sweep)
+    read = filled(adds)
+    with read.index.pinned():
+        read.forget("owner")
+        while not read.swept:
+            read.sweep()
+    shown("the same of what somebody read until now", read.sweep)
     shown("the first part for one who lacks it", lambda: Outgoing(held, (), [("owner", BOTTOM, 0)]).next(), bool)
     shown(
         "what one lacks who missed a few changes", lambda: held.diff("owner", held.at("owner")[0], len(keys) - 3), bool

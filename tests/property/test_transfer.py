@@ -63,6 +63,7 @@ def test_what_changes_while_a_set_is_sent_is_not_in_it() -> None:
         for owner, cell in incoming.take(part) or ():
             assert target.install(owner, cell) is Outcome.APPLIED
     assert (target.at("ann"), target.elements("ann")) == (there, elements)
+    source.sweep()
     size = len(source.index._keys)
     source.apply(Snapshot("bob", Epoch(1, 1), 2, ((1, b"one"), (2, b"two"))))
     assert len(source.index._keys) == size, "what went is used again when nobody reads it"

@@ -69,3 +69,22 @@ def test_what_the_index_says_it_takes_is_about_what_it_takes(members: int, keys_
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0.6 < held.index.bytes_about / taken < 1.4
+
+
+def test_ids_of_keys_that_went_while_they_were_read_are_freed_some_at_a_time() -> None:
+    index = Index(group_of)
+    slot = index.claim_slot()
+    keys = [b"key%d" % number for number in range(5)]
+    identities = index.insert(slot, keys)
+    with index.pinned():
+        for identity in identities:
+            index.discard(slot, identity)
+        assert index.swept, "they are still read"
+        index.sweep(5)
+        assert index.keys(identities) == keys
+    for left in (3, 1, 0):
+        index.sweep(2)
+        assert sum(key != b"" for key in index.keys(identities)) == left
+        assert index.swept == (left == 0)
+        index.check()
+    assert sorted(index.insert(slot, keys)) == sorted(identities), "they are used again"
