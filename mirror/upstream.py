@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from mirror.address_guard import AddressGuard
@@ -226,10 +227,12 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         assert self._session is not None, "an upstream is used inside `async with`"
         try:
+            together = CIMultiDict(endpoint.headers)
+            together.update(headers)  # in the place of those of the same name
             return await self._session.request(
                 method,
                 URL(endpoint.address(path), encoded=True),
-                headers={**dict(endpoint.headers), **headers},
+                headers=together,
                 max_redirects=REDIRECTS_MAX,
                 allow_redirects=True,
                 ssl=self._registries.context(endpoint),

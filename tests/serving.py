@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from multidict import CIMultiDict
 from starlette.types import ASGIApp
 
 from mirror.http_server import HttpServer
@@ -49,7 +50,7 @@ class Heard:
     """A request as a `scripted` server heard it."""
 
     line: str
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
 
     @property
     def method(self) -> str:
@@ -83,8 +84,8 @@ async def scripted(script: Script) -> AsyncGenerator[Scripted]:
         tasks.add(task)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
-            request = Heard(head[0], headers)
+            lines = (line.partition(": ") for line in head[1:] if line)
+            request = Heard(head[0], CIMultiDict((name, value) for name, _, value in lines))
             heard.append(request)
             await script(request, writer)
         except (ConnectionError, asyncio.IncompleteReadError):

@@ -514,3 +514,15 @@ async def test_headers_that_are_set_for_an_endpoint_go_along() -> None:
     assert server.heard[0].path == f"/proxy/lib/app/blobs/{DIGEST}"
     assert server.heard[0].headers["x-key"] == "1"
     assert "X-Key" not in repr(endpoint)
+
+
+async def test_headers_that_are_set_go_along_with_all_their_values_and_give_way_to_the_clients() -> None:
+    async with scripted(answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)) as server:
+        headers = (("X-Key", "1"), ("X-Key", "2"), ("authorization", "Basic own"), ("accept", "a/b"))
+        async with Upstream(Registries({REGISTRY: (Endpoint(server.url, headers=headers),)})) as upstream:
+            for authorization in (None, "Bearer client"):
+                await read_all((await upstream.open(wanted(authorization=authorization))).body, 1000)
+    assert [heard.headers.getall("authorization") for heard in server.heard] == [["Basic own"], ["Bearer client"]]
+    for heard in server.heard:
+        assert heard.headers.getall("x-key") == ["1", "2"]
+        assert heard.headers.getall("accept") == ["*/*"]
