@@ -81,7 +81,7 @@ class Registries:
     def __init__(
         self, configured: Mapping[str, tuple[Endpoint, ...]], taken: Mapping[str, Taken] | None = None
     ) -> None:
-        self._contexts: dict[Endpoint, ssl.SSLContext | bool] = {}
+        self._contexts: dict[Endpoint, ssl.SSLContext] = {}
         self.replace(configured, taken or {})
 
     def replace(self, configured: Mapping[str, tuple[Endpoint, ...]], taken: Mapping[str, Taken]) -> None:
@@ -113,6 +113,8 @@ class Registries:
 
     def context(self, endpoint: Endpoint) -> ssl.SSLContext | bool:
         """How TLS is spoken with an endpoint, as aiohttp takes it. Raises `OSError` for files that are of no use."""
+        if not (endpoint.ca_files or endpoint.client_certificates):
+            return not endpoint.skip_verify
         if endpoint not in self._contexts:
             self._contexts[endpoint] = _context(endpoint)
         return self._contexts[endpoint]
@@ -126,9 +128,7 @@ class Registries:
                 yield taken.itself
 
 
-def _context(endpoint: Endpoint) -> ssl.SSLContext | bool:
-    if not (endpoint.ca_files or endpoint.client_certificates):
-        return not endpoint.skip_verify
+def _context(endpoint: Endpoint) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if endpoint.skip_verify:
         context.check_hostname = False

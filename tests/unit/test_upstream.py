@@ -373,6 +373,14 @@ async def test_a_client_certificate_is_shown_and_read_again_when_the_settings_ar
                 await upstream.open(wanted())
 
 
+def test_of_registries_that_clients_name_nothing_is_remembered() -> None:
+    registries = Registries({})
+    for number in range(100):
+        assert registries.context(registries.endpoints(f"registry{number}.example")[-1]) is True
+    assert registries.context(Endpoint("https://cache.corp", skip_verify=True)) is False
+    assert len(registries._contexts) == 0
+
+
 async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted(answering("200 OK", [f"Content-Length: {len(BLOB)}"], BLOB)) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
