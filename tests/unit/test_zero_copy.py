@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
@@ -375,18 +376,29 @@ async def test_without_a_pipe_the_bytes_are_read_and_sent(app: App, monkeypatch:
         assert await http.answer() == HELLO
 
 
-async def test_a_window_that_is_not_in_memory_is_read_by_a_thread(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("says", [errno.EAGAIN, errno.EOPNOTSUPP], ids=["cold", "untold"])
+async def test_a_window_that_may_have_to_come_from_the_disk_is_read_by_a_thread(
+    app: App, monkeypatch: pytest.MonkeyPatch, says: int
+) -> None:
     asked: list[int] = []
+    read: list[int] = []
+    read_ahead = movers._read_ahead
 
     def cold(descriptor: int, buffers: list[bytearray], position: int, flags: int) -> int:
         asked.append(position)
-        raise BlockingIOError
+        raise OSError(says, "it is cold")
+
+    def noted(file: int, position: int, size: int) -> None:
+        read.append(position)
+        read_ahead(file, position, size)
 
     monkeypatch.setattr(os, "preadv", cold)
+    monkeypatch.setattr(movers, "_read_ahead", noted)
     async with serving(app) as url, client(url) as http:
         await http.ask(request("/file"))
         assert await http.answer() == DATA
     assert len(asked) == -(-len(DATA) // movers.WINDOW_BYTES), "each window was looked at once"
+    assert read == asked
 
 
 async def test_a_disk_that_does_not_answer_is_given_up(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
