@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncGenerator
@@ -252,6 +253,20 @@ async def test_a_file_of_the_store_that_breaks_off_goes_on_from_a_peer_and_is_he
         assert await read(await pull.open(BLOB)) == DATA
         assert stage.peers.asked == ["GET bytes=300-"]
         assert (await pull.open(BLOB)).origin == ("peer" if held_s else "store")
+
+
+async def test_a_file_of_a_layout_that_loses_its_end_while_it_is_read_costs_no_answer(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.upstream.objects[DIGEST] = DATA
+    assert await read(await stage.pull.open(BLOB)) == DATA
+    pull = stage.pull
+    content = await pull.open(BLOB)
+    assert content.origin == "store"
+    os.truncate(tmp_path / "blobs" / "sha256" / DIGEST.hex, 300)
+    assert await read(content) == DATA
+    rest = await pull.open(BLOB.in_part(ByteRange.starting_at(300)))
+    assert (rest.origin, await read(rest)) == ("upstream", DATA[300:])
 
 
 async def test_a_transfer_that_breaks_off_goes_on_from_a_peer(relaying: Stage) -> None:
