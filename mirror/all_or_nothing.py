@@ -4,6 +4,11 @@ podman, skopeo and their kin, which name the registry in the path, take an image
 when that does not give a blob, their pull fails, though the registry would have it. So before such a client gets a
 manifest, each blob is asked for as by a HEAD; where one is missing, there is no manifest here either, and the client
 goes to the registry for the whole image. An index names no blobs, and passes.
+
+Why a blob cannot be had makes no difference: one that the registry refuses (401, 403), or does not answer for, turns
+the manifest into a 404 too. That a refusal goes back as the registry gave it, with its challenge, holds for the
+manifest itself, and for all that clients with `ns` ask for. Clients like podman read challenges at `/v2/` alone
+(`mirror.registry_ports`), and go to the registry with credentials that are not for us.
 """
 
 from __future__ import annotations
