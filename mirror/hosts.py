@@ -8,10 +8,13 @@ Invariants: a file is replaced whole or not at all, and keeps its mode and owner
 file in it; a second run changes nothing; what `cleanup` leaves is, byte for byte, what was there before. Files
 that cannot be handled are told and left alone, and the others are handled.
 
-Where a directory has certificates (`*.crt`, `*.cert`) but no hosts.toml with hosts, containerd uses these for the
-registry, and a hosts.toml of ours would end that. Such directories are skipped.
+Where a directory has certificates (`*.crt`, `*.cert`) but no hosts.toml with a `host` table, containerd uses these for
+the registry, and a hosts.toml of ours would end that. Such directories are skipped. Since 1.7.32 and 2.0 containerd
+does so only where hosts.toml is not there, is empty or cannot be parsed. Which one will read the file is not known
+here, so with these a directory that has other keys and such certificates is skipped for nothing.
 
-Source: containerd docs/hosts.md; core/remotes/docker/config/hosts.go (`loadHostDir`, `loadCertFiles`).
+Source: containerd docs/hosts.md; core/remotes/docker/config/hosts.go (`loadHostDir`, `getSortedHosts`,
+`loadCertFiles`).
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from mirror.atomic_files import (
     replace,
     sweep,
 )
-from mirror.hosts_toml import Made, Mirror, has_hosts, names_host, with_block, without_block
+from mirror.hosts_toml import Made, Mirror, hosts_of, with_block, without_block
 from mirror.oci import InvalidReferenceError, parse_registry
 from mirror.registries import Endpoint
 from mirror.settings import SettingsError
@@ -138,7 +141,7 @@ def _configure_file(file: Path, mirror: Mirror, mode: Mode) -> Change:
         if old is not None and old != base:
             _put_back(file, base, made)
         return Change(file, Action.SKIPPED, skipped)
-    if names_host(base, mirror.url):
+    if mirror.url in (hosts_of(base) or ()):
         return Change(file, Action.UNCHANGED, "it names the mirror already, and not by our hand")
     new = with_block(base, mirror, made, first=mode is not Mode.APPEND)
     if new == old:
@@ -151,9 +154,10 @@ def _configure_file(file: Path, mirror: Mirror, mode: Mode) -> Change:
 
 
 def _why_skip(file: Path, text: str, mode: Mode) -> str:
-    if has_hosts(text):
+    hosts = hosts_of(text)
+    if hosts:
         return "it has hosts of its own, which are kept" if mode is Mode.KEEP else ""
-    if not _has_certificates(file.parent):
+    if hosts is not None or not _has_certificates(file.parent):
         return ""
     return (
         "the certificates beside it would no longer be used; name them in a hosts.toml with a [host] table, "

@@ -92,21 +92,13 @@ def without_block(text: str) -> tuple[str, Made | None]:
     return above + below, Made(begin["file"] is not None, int(begin["directories"] or 0))
 
 
-def names_host(text: str, url: str) -> bool:
-    """Whether the text has a host of this URL; false too when it is not valid TOML."""
+def hosts_of(text: str) -> dict[str, Any] | None:
+    """The host tables by their URLs; None when there is no table `host` in it, or when it is not valid TOML."""
     try:
         hosts = tomllib.loads(text).get("host")
     except TOML_ERRORS:
-        return False
-    return isinstance(hosts, dict) and url in hosts
-
-
-def has_hosts(text: str) -> bool:
-    """Whether the text has any host table; false too when it is not valid TOML."""
-    try:
-        return bool(tomllib.loads(text).get("host"))
-    except TOML_ERRORS:
-        return False
+        return None
+    return hosts if isinstance(hosts, dict) else None
 
 
 def _parse(text: str, complaint: str) -> dict[str, Any]:

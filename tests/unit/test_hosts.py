@@ -316,11 +316,17 @@ def test_certificates_that_containerd_would_stop_using_are_left_in_use(
     assert tree(tmp_path) == original
 
 
-def test_certificates_beside_a_file_with_hosts_are_named_in_it_and_no_hindrance(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [('[host."https://c.example"]\n  ca = "ca.crt"\n', ["https://c.example"]), ('ca = "ca.crt"\n[host]\n', [])],
+)
+def test_certificates_beside_a_file_with_hosts_are_named_in_it_and_no_hindrance(
+    tmp_path: Path, text: str, hosts: list[str]
+) -> None:
     put(tmp_path, "reg.example/ca.crt", "PEM")
-    file = put(tmp_path, "reg.example/hosts.toml", '[host."https://c.example"]\n  ca = "ca.crt"\n')
+    file = put(tmp_path, "reg.example/hosts.toml", text)
     configure(ConfigureOptions(tmp_path))
-    assert hosts_in_order(file) == [MIRROR, "https://c.example"]
+    assert hosts_in_order(file) == [MIRROR, *hosts]
 
 
 def test_our_file_makes_way_for_certificates_that_came_later(tmp_path: Path) -> None:
