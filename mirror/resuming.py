@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 RESUMES_MAX: Final = 4
 """How often one answer goes on from another source before the client is left to ask again."""
+REOPEN_S_MAX: Final = 25.0
+"""How long it may take to find one. A runtime waits for long in the middle of a body; when it asks again, it is answered
+or goes on to the registry itself."""
 
 
 def resuming(source: Source, request: Request, content: Content) -> Content:
@@ -79,9 +83,12 @@ class ResumingBody:
             to_end = stop == self._content.descriptor.size
             part = ByteRange(position, None if to_end else stop - 1)
             rest = self._request.in_part(part).without(self._left, self._slow)
-            content = await self._source.open(rest)
+            async with asyncio.timeout(REOPEN_S_MAX):
+                content = await self._source.open(rest)
         except SourceError as error:
             raise NoSourceLeftError(f"no source goes on: {error}") from error
+        except TimeoutError as error:
+            raise NoSourceLeftError(f"no source goes on within {REOPEN_S_MAX:g} s") from error
         if content.positions != range(position, stop):
             await content.body.aclose()
             raise UnavailableError(f"a source gave {content.positions} instead of bytes from {position} on")

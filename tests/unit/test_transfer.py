@@ -18,7 +18,15 @@ import aiohttp
 import pytest
 
 from mirror import spool, transfer, window
-from mirror.errors import CorruptError, NotFoundError, OverQuotaError, RefusedError, SourceError, UnavailableError
+from mirror.errors import (
+    CorruptError,
+    NoSourceLeftError,
+    NotFoundError,
+    OverQuotaError,
+    RefusedError,
+    SourceError,
+    UnavailableError,
+)
 from mirror.metrics import Metrics
 from mirror.oci import OCTET_STREAM, ByteRange, Descriptor, Digest, Kind, Repository
 from mirror.pieces import FilePiece, Piece, moved, read_piece
@@ -350,6 +358,19 @@ async def test_when_the_source_is_lost_it_goes_on_where_the_file_ends(tmp_path: 
         assert await read_all(content.body, len(DATA)) == DATA
         assert [request.range for request in other.opened] == [ByteRange(5_000_000)]
         assert content.givers == ["upstream", "peer"]
+
+
+async def test_a_source_that_takes_too_long_to_go_on_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.resuming.REOPEN_S_MAX", 0.1)
+
+    class Hanging(Missing):
+        async def open(self, request: Request) -> Content:
+            await asyncio.Event().wait()
+            raise NotFoundError
+
+    content = resuming(Hanging(), BLOB, await Tap(fails_at=3_000_000).open(BLOB))
+    with pytest.raises(NoSourceLeftError):
+        await read_all(content.body, len(DATA))
 
 
 async def test_when_every_source_is_lost_readers_get_what_there_is_and_newcomers_begin_anew(tmp_path: Path) -> None:
