@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 RESUMES_MAX: Final = 4
 """How often one answer goes on from another source before the client is left to ask again."""
 REOPEN_S_MAX: Final = 25.0
-"""How long it may take to find one. A runtime waits for long in the middle of a body; when it asks again, it is answered
-or goes on to the registry itself."""
+"""How long it may take to find one. A runtime waits for long in the middle of a body; when it asks again, it is
+answered, or goes on to the registry itself."""
 
 
 def resuming(source: Source, request: Request, content: Content) -> Content:
