@@ -156,7 +156,7 @@ class Leases:
         if lease is not None and lease.leader == member:
             known.lease = _Lease(member, now, claim.offset)
             return Lead()
-        if lease is not None and (claim.barren or lease.leader in claim.lost) and lease.doubted_at is None:
+        if lease is not None and lease.leader in claim.lost + claim.barren and lease.doubted_at is None:
             lease.doubted_at = now
         if lease is not None and self._held(lease, now):
             patience_s = STRANDED_S if lease.leader in claim.lost + claim.absent else PATIENCE_S

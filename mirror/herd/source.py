@@ -51,8 +51,8 @@ HOLD_S: Final = 15.0
 25 s after which the client is sent elsewhere."""
 STARVED_S: Final = 3.0
 """How long a node waits for a source in its own zone before it looks beyond."""
-BARREN_S: Final = 6.0
-"""How long it waits for the first bytes of a leader that says they are still to come, before it tells the coordinator.
+BARREN_S: Final = 5.0
+"""How long it waits for the first bytes of a leader that answers that it has none, before it tells the coordinator.
 Shorter costs more copies where a registry is slow; longer, where a leader is stuck and each who waits goes its own way.
 """
 PROMISED_S: Final = 9.0
@@ -111,7 +111,7 @@ class _Quest:
     lost: dict[str, float]
     slow: frozenset[str] = frozenset()
     absent: set[str] = field(default_factory=set)
-    barren: bool = False  # the leader that it was to follow has nothing yet
+    barren: tuple[str, ...] = ()  # the leader that it was to follow last, if that answers and has nothing
     leases: dict[Scope, Lease] = field(default_factory=dict)
     failure: UnavailableError | None = None
     soon: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
@@ -254,18 +254,16 @@ class Herd:
         zone = None if beyond else roster.me.zone
         known = [holder for holder in self._index.holders(request.digest) if zone in (None, holder.zone)]
         holders = [holder for holder in known if holder.target.name not in quest.lost]
-        content = await self._from(holders, request, quest, zone=zone)
+        content = await self._from(holders, request, quest, Search(zone, quest.starving_s()))
         # A slow one is better than the registry, if there is no other.
         quest.soon |= any(holder.target.name in quest.slow for holder in known)
         return content
 
-    async def _from(
-        self, holders: Sequence[Holder], request: Request, quest: _Quest, *, zone: str | None
-    ) -> Content | None:
+    async def _from(self, holders: Sequence[Holder], request: Request, quest: _Quest, search: Search) -> Content | None:
         quest.soon = quest.promised = False
         if not holders:
             return None
-        search, began = Search(zone, quest.starving_s()), quest.waited_s()
+        began = quest.waited_s()
         try:
             async with asyncio.timeout(quest.left_s()):
                 return await self._peers.open_from(holders, request, search)
@@ -279,7 +277,6 @@ class Herd:
             quest.lose(search.lost)
             quest.slow -= search.lost
             quest.absent |= search.absent
-            quest.barren = not search.barren.isdisjoint(holder.target.name for holder in holders)
             if search.barren:
                 quest.idle_s += quest.waited_s() - began
 
@@ -292,7 +289,7 @@ class Herd:
             absent=tuple(quest.absent)[-NAMES_MAX:],
             known=quest.known,
             waited_s=quest.waited_s(),
-            barren=quest.barren and quest.waited_s() >= BARREN_S,
+            barren=quest.barren if quest.waited_s() >= BARREN_S else (),
         )
 
     async def _obey(self, verdict: Verdict, request: Request, quest: _Quest, *, zone: str | None) -> Content | None:
@@ -321,7 +318,10 @@ class Herd:
     async def _follow(self, leader: str, request: Request, quest: _Quest, *, zone: str | None) -> Content | None:
         """From the leader, or from one below it. Never from others that only wait as well: they might wait for this."""
         holder = self._index.member(leader) if leader not in quest.lost else None
-        return await self._from([holder], request, quest, zone=zone) if holder else None
+        search = Search(zone, quest.starving_s())
+        content = await self._from([holder], request, quest, search) if holder else None
+        quest.barren = (leader,) if leader in search.barren | search.absent else ()
+        return content
 
     async def _lead(self, request: Request, quest: _Quest, *, escape: bool) -> Content | None:
         if escape:

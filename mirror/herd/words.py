@@ -61,8 +61,8 @@ class Claim:
 
     `lost` names members that broke off or do not answer, `absent` some that have it neither whole nor in flight.
     `known` says that my client has credentials, `waited_s` for how long it has waited, `second` that the coordinator in
-    front did not answer. `age_max_s` is how old a small object may be that others got. `barren` says that the leader
-    tells me again and again that its first bytes are still to come.
+    front did not answer. `age_max_s` is how old a small object may be that others got. `barren` is the leader that
+    gave me nothing for some seconds, although it answers.
     """
 
     scope: Scope
@@ -74,7 +74,7 @@ class Claim:
     waited_s: float = 0.0
     second: bool = False
     age_max_s: float = 60.0
-    barren: bool = False
+    barren: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class Coordinator(RuleBasedStateMachine):
         known=st.booleans(),
         waited_s=waited,
         second=st.booleans(),
-        barren=st.booleans(),
+        barren=several,
     )
     def claim(
         self,
@@ -84,12 +84,12 @@ class Coordinator(RuleBasedStateMachine):
         known: bool,
         waited_s: float,
         second: bool,
-        barren: bool,
+        barren: tuple[str, ...],
     ) -> None:
         lost = tuple(other for other in lost if other != name)
         claim = Claim(Scope.ZONE, OBJECT, offset, lost, absent, known, waited_s, second, barren=barren)
         self.forget_what_is_old()
-        if (barren or self.leader in lost) and self.doubted_at is None and self.leader not in (None, name):
+        if self.leader in lost + barren and self.doubted_at is None and self.leader not in (None, name):
             self.doubted_at = self.now
         self.judge(name, claim, self.leases.answer(name, claim, self.now))
 

@@ -181,13 +181,21 @@ def test_a_leader_that_a_follower_lost_and_that_renews_but_comes_no_further_is_r
 def test_a_leader_that_a_follower_calls_barren_is_followed_and_replaced_if_nothing_comes(comes: int) -> None:
     desk = Desk()
     desk.claim("ann")
-    assert desk.claim("bob", barren=True) == Follow("ann")
+    assert desk.claim("bob", barren=("ann",)) == Follow("ann")
     desk.wait(DOUBTED_S / 2)
     desk.renew("ann", comes)
     desk.wait(DOUBTED_S / 2 + AN_INSTANT_S)
-    assert desk.claim("bob", barren=True) == (Follow("ann") if comes else Wait(AGAIN_S))
+    assert desk.claim("bob", barren=("ann",)) == (Follow("ann") if comes else Wait(AGAIN_S))
     desk.wait(AGAIN_S)
-    assert desk.claim("bob", barren=True) == (Follow("ann") if comes else Lead())
+    assert desk.claim("bob", barren=("ann",)) == (Follow("ann") if comes else Lead())
+
+
+def test_a_leader_is_not_doubted_because_the_one_before_it_was_barren() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.claim("bob", barren=("cyd",))
+    desk.wait(DOUBTED_S + AN_INSTANT_S)
+    assert desk.claim("bob") == Follow("ann")
 
 
 def test_a_leader_that_goes_on_after_its_lease_was_over_has_it_again_if_nobody_else_has() -> None:

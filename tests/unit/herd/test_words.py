@@ -39,9 +39,7 @@ scopes = st.sampled_from(Scope)
 several = st.lists(names, max_size=5).map(tuple)
 smalls = st.builds(Small, names, st.binary(max_size=200), seconds)
 questions: st.SearchStrategy[Question] = st.one_of(
-    st.builds(
-        Claim, scopes, names, offsets, several, several, st.booleans(), seconds, st.booleans(), seconds, st.booleans()
-    ),
+    st.builds(Claim, scopes, names, offsets, several, several, st.booleans(), seconds, st.booleans(), seconds, several),
     st.builds(Renewal, scopes, names, offsets),
     st.builds(Release, scopes, names, st.sampled_from(End), seconds, st.none() | smalls, st.booleans()),
 )
