@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from mirror.oci import Digest
+from mirror.oci import OCI_MANIFEST, Digest
 from tests.integration.agents import Agent, eventually, observer, seen, start_agents
 from tests.lab import Image, Lab, Login, Node, PullError, Registry
 
@@ -110,21 +111,18 @@ async def test_a_private_image_of_a_registry_with_passwords_is_asked_for_once_wi
 
 
 @asynccontextmanager
-async def registry_that_says_yes(host: str, port: int) -> AsyncGenerator[list[str]]:
-    """Says to everybody that it has whatever they ask for, and gives nothing."""
+async def registry_that_says_yes(host: str, port: int, image: dict[str, bytes]) -> AsyncGenerator[list[str]]:
+    """Says to everybody that it has whatever they ask for, and gives one image's own objects, by tag or digest."""
     asked: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
         asked.append(f"{request.method} {request.path}")
-        if request.method != "HEAD":
+        reference = request.path.rpartition("/")[2]
+        body = image.get(reference)
+        if request.method != "HEAD" and body is None:
             return web.Response(status=404)
-        digest = request.path.rpartition("/")[2]
-        return web.Response(
-            headers={
-                "Content-Type": "application/vnd.oci.image.manifest.v1+json",
-                "Docker-Content-Digest": digest,
-            }
-        )
+        digest = reference if body is None else str(Digest.of(body))
+        return web.Response(body=body, headers={"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": digest})
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
@@ -135,6 +133,23 @@ async def registry_that_says_yes(host: str, port: int) -> AsyncGenerator[list[st
         yield asked
     finally:
         await runner.cleanup()
+
+
+def listing(layer: Digest, size: int) -> dict[str, bytes]:
+    """An image, by tag and digest, that lists a layer which its registry does not have."""
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": str(Digest.of(config)),
+            "size": len(config),
+        },
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": str(layer), "size": size}],
+    }
+    data = json.dumps(manifest).encode()
+    return {"v1": data, str(Digest.of(data)): data, str(Digest.of(config)): config}
 
 
 @pytest.mark.parametrize("rules", ["authorize=open", "authorize=upstream"])
@@ -150,7 +165,11 @@ async def test_a_private_digest_in_another_registrys_name_is_refused_whatever_th
     agents = await start_agents(nodes, extra=("--registries", places))
     await nodes[0].pull(image.name, via="cri", auth=RIGHT)
     await held(lab, image, "n1")
-    async with registry_that_says_yes(lab.gateway, 7000) as asked:
+    (layer, size), *_ = image.layers().items()
+    async with registry_that_says_yes(lab.gateway, 7000, listing(layer, size)) as asked:
+        await nodes[0].ctr("content", "fetch", "--hosts-dir", str(nodes[0].certs_d), "evil.test/x/y:v1")
+        assert "distribution.source.evil.test=x/y" in await nodes[0].ctr("content", "ls", f"digest=={layer}")
+        assert not any(str(layer) in each for each in asked), "it was there already, and is noted all the same"
         for node in nodes:
             for digest in image.objects():
                 for kind in ("manifests", "blobs"):
