@@ -104,9 +104,12 @@ def _endpoint(url: str, table: Mapping[str, Any], directory: Path) -> Endpoint:
     )
 
 
-def _capabilities(table: Mapping[str, Any]) -> list[Any]:
+def _capabilities(table: Mapping[str, Any]) -> list[str]:
     """What a host may be asked for; where nothing is said, everything."""
-    return _list(table.get("capabilities")) or ["pull", "resolve"]
+    words = table.get("capabilities", [])
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise HostsTextError("capabilities are not a list of words")
+    return [word.lower() for word in words] or ["pull", "resolve"]
 
 
 def _certificates(value: object, directory: Path) -> tuple[tuple[Path, Path | None], ...]:

@@ -43,6 +43,10 @@ CASES = {
         Taken((Endpoint(CACHE, resolves=False),)),
     ),
     "a cache whose capabilities are left empty": (f'[host."{CACHE}"]\ncapabilities = []', Taken((Endpoint(CACHE),))),
+    "capabilities in capitals": (
+        f'[host."{CACHE}"]\ncapabilities = ["Pull"]',
+        Taken((Endpoint(CACHE, resolves=False),)),
+    ),
     "a host to push to": (f'[host."{CACHE}"]\ncapabilities = ["push"]', Taken()),
     "override_path": (
         f'[host."{CACHE}/v2/proxy"]\noverride_path = true',
@@ -141,6 +145,9 @@ def test_after_configure_the_agent_asks_the_hosts_that_were_there_before(tmp_pat
         "# <<< skvaller <<<\n",
         b"\xff",
         "x = " + "[" * 5000,
+        'server = "https://x"\ncapabilities = true',
+        f'[host."{CACHE}"]\ncapabilities = "pull"',
+        f'[host."{CACHE}"]\ncapabilities = [1]',
     ],
 )
 def test_what_cannot_be_read_is_told_and_left_out(
