@@ -166,6 +166,24 @@ async def test_a_peer_that_breaks_off_is_replaced_in_the_same_answer(
     assert mirror.metrics.misses.labels("peer", "unavailable")._value.get() == 1
 
 
+async def test_relays_that_are_given_up_leave_no_task_behind(tmp_path: Path) -> None:
+    async def give_up(url: str, number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split("/")[2].rpartition(":")[2]))
+        writer.write(f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        if number % 3:
+            await reader.read(1000)
+        writer.transport.abort() if number % 2 else writer.close()
+
+    async with real_peer(tmp_path) as url, mirror_of(url) as mirror:
+        await pull(mirror)
+        before = len(asyncio.all_tasks())
+        for _ in range(5):
+            await asyncio.gather(*(give_up(mirror.url, number) for number in range(40)))
+        async with asyncio.timeout(10):
+            while len(asyncio.all_tasks()) > before:
+                await asyncio.sleep(0.02)
+
+
 async def test_when_nothing_is_left_the_answer_ends_early_with_fin() -> None:
     async with scripted(answering_then(SIZE // 2)) as bad, mirror_of(bad.url) as mirror:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(mirror.url.split("/")[2].rpartition(":")[2]))
