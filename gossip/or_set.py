@@ -50,6 +50,8 @@ LOG_OPERATIONS_MAX: Final = 1024
 """How far back the owner answers with intervals. Raising it costs 100 bytes an operation on each node."""
 SWEEP_ELEMENTS: Final = 1024
 """So many elements of dropped cells are taken out of the index at a time; about 1 ms."""
+RETIRED_MAX: Final = 16
+"""So many dropped cells wait for that; one more is emptied at once, however long it takes."""
 
 Addition = tuple[int, bytes]
 """A sequence number and the key that was added by it."""
@@ -275,7 +277,9 @@ class ORSet:
         elif delta.epoch != epoch or delta.after > version:
             return Outcome.GAP
         elif isinstance(delta, Interval):
-            sound = self._apply_interval(self.cells[delta.owner], delta)
+            cell = self.cells[delta.owner]
+            cell.delete(cell.find(delta.removals))
+            sound = self._extend(cell, delta.adds)
         else:
             sound = self._apply_live_set(self.cells[delta.owner], delta)
         if sound:
@@ -303,8 +307,7 @@ class ORSet:
         """Drop everything that is held of another owner."""
         assert owner != self.me
         self._bases.pop(owner, None)
-        cell = self.cells.pop(owner, None)
-        if cell:
+        if cell := self.cells.pop(owner, None):
             self._retire(cell)
 
     # Snapshots that come in pieces.
@@ -364,6 +367,8 @@ class ORSet:
         self._retired.append(cell)
         if len(cell.sequences) <= SWEEP_ELEMENTS:
             self.sweep()  # what is soon done is done at once
+        while len(self._retired) > RETIRED_MAX:
+            self.sweep()
 
     def _put(self, owner: str, cell: Cell) -> None:
         """A cell takes the place of the one before, which is emptied in slices."""
@@ -376,10 +381,6 @@ class ORSet:
         sound = self._extend(cell, snapshot.adds)
         self._put(snapshot.owner, cell)
         return sound
-
-    def _apply_interval(self, cell: Cell, interval: Interval) -> bool:
-        cell.delete(cell.find(interval.removals))
-        return self._extend(cell, interval.adds)
 
     def _apply_live_set(self, cell: Cell, delta: LiveSet) -> bool:
         living = cell.find(delta.live)

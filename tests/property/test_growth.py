@@ -198,6 +198,19 @@ def test_an_owner_that_only_ever_adds_fills_its_set_and_no_more(monkeypatch: pyt
     assert most == 100
 
 
+def test_sets_that_are_replaced_faster_than_they_are_emptied_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(or_set, "SWEEP_ELEMENTS", 10)
+    held, versions = or_set.ORSet("me", EPOCHS[0], lambda _key: None), itertools.count(20)
+
+    def step(_dice: random.Random) -> None:
+        version = next(versions)
+        adds = tuple((number, b"key%d.%d" % (version, number)) for number in range(1, 21))
+        held.apply(Snapshot("owner", EPOCHS[0], version, adds))
+
+    assert growth(step) < GROWTH_BYTES_MAX
+    held.check()
+
+
 def test_bytes_that_are_no_message_leave_nothing_behind() -> None:
     sender = Sender("ann", EPOCHS[0])
     refused = 0

@@ -37,7 +37,7 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "removals are not applied",
-        "cell.delete(cell.find(interval.removals))",
+        "cell.delete(cell.find(delta.removals))",
         "cell.delete(cell.find(()))",
     ),
     Mutant(
