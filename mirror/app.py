@@ -239,7 +239,7 @@ async def create_servers(
         remember=store.remember,
         clock=time.time,
     )
-    lists = KnownLists(upstream, authorization, cluster.hearsay, store, policy, clock=time.time)
+    lists = KnownLists(upstream, authorization, cluster.hearsay, holdings, policy, clock=time.time)
     gate = Gate(pull, lists, tags, authorization, policy)
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")

@@ -26,7 +26,7 @@ from mirror.errors import NotFoundError
 from mirror.oci import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mirror.oci import Descriptor, Repository
     from mirror.policy import Policy
@@ -65,6 +65,16 @@ class Belonging:
             await content.body.aclose()
             raise
         return content
+
+    async def referring(self, repository: Repository, subject: Digest) -> Mapping[Digest, bytes]:
+        """The manifests in the store that refer to another one, and belong to the repository."""
+        policy = self._policy()
+        belonging = {}
+        for digest, data in (await self._store.referring(subject)).items():
+            origins = await self._store.origins(digest)
+            if repository in origins and (not policy.protects or self._may(policy, repository, origins)):
+                belonging[digest] = data
+        return belonging
 
     async def _check(self, repository: Repository, digest: Digest) -> None:
         """Raises `NotFoundError`, and `UnavailableError` when the store cannot say whose an object is."""

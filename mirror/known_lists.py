@@ -47,14 +47,10 @@ class KnownTags(Protocol):
 
 
 class Referring(Protocol):
-    """A store, as far as it is asked here; see `mirror.stores.Store`."""
+    """A store, as far as it is asked here; see `mirror.belonging.Belonging`."""
 
-    async def referring(self, subject: Digest) -> Mapping[Digest, bytes]:
-        """The manifests in the store that refer to another one."""
-        ...
-
-    async def origins(self, digest: Digest) -> frozenset[Repository]:
-        """The repositories that an object is known to belong to."""
+    async def referring(self, repository: Repository, subject: Digest) -> Mapping[Digest, bytes]:
+        """The manifests in the store that refer to another one, and belong to the repository."""
         ...
 
 
@@ -113,12 +109,8 @@ class KnownLists:
 
     async def _referrers(self, request: ListingRequest, subject: Digest) -> Listing | None:
         kinds = [value for name, value in request.query if name == "artifactType"]
-        found = await self._store.referring(subject)
-        described = [
-            _descriptor(digest, data)
-            for digest, data in found.items()
-            if request.repository in await self._store.origins(digest)
-        ]
+        found = await self._store.referring(request.repository, subject)
+        described = [_descriptor(digest, data) for digest, data in found.items()]
         if not described:
             return None
         wanted = [each for each in described if not kinds or each.get("artifactType") in kinds]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from mirror.belonging import Belonging
 from mirror.errors import NotFoundError
-from mirror.oci import Digest, Kind, Repository
+from mirror.oci import OCI_MANIFEST, Digest, Kind, Repository
 from mirror.policy import Authorize, Policy, RegistryPolicy
 from mirror.source import Request, read_all
 from mirror.stores.oci_layout import OciLayout
@@ -111,6 +112,25 @@ async def test_repositories_of_one_registry_share_what_both_list(store: OciLayou
     assert await given(labelled, NEIGHBOUR)
     await came(store, PUBLIC)
     assert await given(Labelled(store._files.path, 10**6), PRIVATE), "an open registry has no secrets to lose"
+
+
+async def test_what_refers_to_an_object_is_told_in_the_names_in_which_it_is_given(tmp_path: Path) -> None:
+    require_attributes(tmp_path)
+    store = OciLayout(tmp_path, 10**6)
+    data = json.dumps({"mediaType": OCI_MANIFEST, "subject": {"digest": str(DIGEST)}}).encode()
+    for repository in (PRIVATE, EVIL):
+        ingest = await store.ingest(Request(repository, Kind.MANIFEST, Digest.of(data)), len(data))
+        assert ingest is not None
+        await ingest.write([data])
+        assert await ingest.commit()
+    labelled = Labelled(tmp_path, 10**6)
+
+    async def told(policy: Policy) -> set[Repository]:
+        belonging = Belonging(labelled, lambda: policy)
+        return {each for each in (PRIVATE, EVIL, PUBLIC) if await belonging.referring(each, DIGEST)}
+
+    assert await told(PROTECTING) == {PRIVATE}
+    assert await told(Policy()) == {PRIVATE, EVIL}
 
 
 async def test_what_is_nobodys_is_given_to_nobody_as_soon_as_anything_is_protected(store: OciLayout) -> None:

@@ -74,11 +74,12 @@ class Node:
     def tags(self, repository: Repository, now: float) -> list[Tag]:
         return [Tag(name) for name in self.names] if repository == REPOSITORY else []
 
-    async def referring(self, subject: Digest) -> dict[Digest, bytes]:
-        return self.manifests if subject == SUBJECT else {}
-
-    async def origins(self, digest: Digest) -> frozenset[Repository]:
-        return frozenset({self.belonging[digest]})
+    async def referring(self, repository: Repository, subject: Digest) -> dict[Digest, bytes]:
+        return {
+            digest: data
+            for digest, data in self.manifests.items()
+            if subject == SUBJECT and self.belonging[digest] == repository
+        }
 
 
 def lists(
