@@ -13,6 +13,7 @@ nonsense mean that the registry is unavailable, so that the cluster's own knowle
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
@@ -79,6 +80,9 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Upstream:
+        # With the proxies of the environment aiohttp takes the credentials of ~/.netrc, for requests that come without,
+        # and refuses those that come with some.
+        os.environ["NETRC"] = os.devnull
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0, resolver=self._guard.resolver, socket_factory=self._guard.open_socket

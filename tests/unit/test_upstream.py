@@ -54,6 +54,17 @@ async def test_the_clients_header_goes_along_and_nothing_else_does() -> None:
     assert "Bearer" not in repr(wanted(authorization="Bearer token"))
 
 
+async def test_credentials_that_lie_on_the_node_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine {HOST} login operator password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with scripted(answering("200 OK", ["Content-Length: 1"], b"0")) as server:
+        async with upstream_at(server.url) as upstream:
+            for authorization in (None, "Bearer token"):
+                await upstream.attest(wanted(authorization=authorization))
+    assert [heard.headers.get("authorization") for heard in server.heard] == [None, "Bearer token"]
+
+
 async def test_a_challenge_comes_back_whole() -> None:
     challenge = (
         'Bearer realm="https://auth.test/token",service="s",scope="repository:lib/app:pull",error="invalid_token"'
