@@ -1,7 +1,8 @@
 """A window on an object in flight: what all readers have passed is punched out of its file, which makes room for more.
 
-What comes next waits for the slowest reader. While all are as slow that is right, however slow they are. A reader for
-whom others have to wait is left behind, and goes on from elsewhere alone; the last one never is.
+What comes next waits for the slowest reader. While it moves that is right, however slow it is: a node that gives to
+several has less for each than its own client could take. A reader that stands still while another has to wait is left
+behind, and goes on from elsewhere alone; the last one never is.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
     from mirror.spool import SpoolFile
 
-HELD_UP_S: Final = 2.0
-"""How much longer readers may wait for the slowest than they do not have to: who makes others less than half as fast as
-they could be is left behind. Raising it lets a client that pauses hold up a herd for longer; each that is left behind
-costs a request, and the rest of the object once more if only the registry has that."""
+HELD_UP_S: Final = 3.0
+"""How long the slowest reader may take for a step (`mirror.transfer.WINDOW_PIECE_BYTES`) while another waits. Raising
+it lets a client that pauses hold up a herd for longer; each that is left behind costs a request, and the rest of the
+object once more if only the registry has that."""
 
 
 class Reader(Protocol):
@@ -40,8 +41,6 @@ class Window:
         self._file = file
         self._readers = readers
         self._changed = changed
-        self._held_up_s = 0.0  # how much longer readers waited for room than they did not, until `_held_up_at`
-        self._held_up_at = 0.0
 
     async def make_room(self, written: int, length: int) -> None:
         """Wait until there is room for `length` bytes behind those that are `written`.
@@ -60,25 +59,20 @@ class Window:
                 raise UnavailableError("the spool is full, and its filesystem cannot free parts of a file")
 
     async def _step(self, written: int) -> None:
-        """Wait for a change; leave the slowest reader behind when others have waited for it for too long."""
-        loop = asyncio.get_running_loop()
-        since = loop.time()
-        self._held_up_s = max(0.0, self._held_up_s - (since - self._held_up_at))
-        self._held_up_at = since
+        """Wait for a change; leave the slowest reader behind when it stands still and another waits for it."""
         if not self._holds_up(written):
             await self._changed()
             return
+        standing = min(reader.position for reader in self._readers)
         try:
-            async with asyncio.timeout(HELD_UP_S - self._held_up_s):
-                await self._changed()
-            self._held_up_s += loop.time() - since
+            async with asyncio.timeout(HELD_UP_S):
+                while self._holds_up(written) and min(reader.position for reader in self._readers) <= standing:
+                    await self._changed()
         except TimeoutError:
             if self._holds_up(written):
                 slowest = min(self._readers, key=lambda reader: reader.position)
                 slowest.left_behind = True
                 self._readers.remove(slowest)
-            self._held_up_s = 0.0
-        self._held_up_at = loop.time()
 
     def _holds_up(self, written: int) -> bool:
         """Whether a reader has all that is written; it is not the slowest, for whom there is no room for more."""

@@ -532,6 +532,25 @@ async def test_a_reader_for_whom_others_waited_too_long_is_left_behind(
         assert len(tap.opened) == 1
 
 
+async def test_a_reader_that_moves_is_waited_for_however_slow_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = Tap(LARGE, len(LARGE))
+    async with windows(tmp_path, monkeypatch) as here:
+        monkeypatch.setattr(window, "HELD_UP_S", 0.5)
+        slow = (await here.open(tap, LARGE_BLOB)).body
+        fast = asyncio.create_task(here.read(tap, LARGE_BLOB))
+        received = bytearray()
+        async for piece in slow.pieces():
+            await asyncio.sleep(0.02)
+            async for chunk in read_piece(piece):
+                received += chunk
+        assert received == LARGE
+        assert await fast == LARGE
+        await slow.aclose()
+        assert len(tap.opened) == 1
+
+
 @pytest.mark.parametrize("readers", [1, 2])
 async def test_readers_who_are_as_slow_as_each_other_are_all_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
