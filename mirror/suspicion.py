@@ -16,7 +16,8 @@ Of clients that keep images elsewhere than in this node's store (podman and its 
 nobody suspect; they verify what they get as well.
 
 Blame means quarantine: `BLAME_S` for the digest, and for everything after `DIGESTS_MAX` digests within that time.
-Only origins are blamed (a complete holder, or the registry), never the node in between that passed bytes on.
+Only origins are blamed (a complete holder, or the registry), never the node in between that passed bytes on. That node
+names them once, when it begins to give: did it go on from another one since, the first is blamed for what that gave.
 
 Time is an argument of the constructor; nothing here does I/O but log.
 """
