@@ -73,7 +73,9 @@ class Gaps:
 
     def release(self, owner: str) -> list[Delta]:
         """The deltas kept of an owner, which may fit now, in their order; they are not kept any more."""
-        early = self._early.pop(owner, {})
+        if owner not in self._early:
+            return []
+        early = self._early.pop(owner)
         self._early_bytes -= sum(map(content_bytes, early.values()))
         return [early[at] for at in sorted(early)]
 

@@ -11,13 +11,12 @@ from bisect import bisect_left, insort
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from gossip.membership import Member, Visibility
+from gossip.membership import Visibility
 
 if TYPE_CHECKING:
-    from gossip.membership import Membership, Other
+    from gossip.membership import Member, Membership, Other
     from gossip.or_set import ORSet
 
-_Entry = tuple[Visibility, str, Member]
 RANKS: Final = 3
 OUTDATED_MAX: Final = 256
 """More changes do not wait for a question."""
@@ -35,9 +34,9 @@ class Lookup:
         self._ranks: list[list[Member | None]] = [[] for _ in range(RANKS)]
         self._sizes = [0] * RANKS
         """How many members each rank has."""
-        self._listed: list[_Entry] = []
-        self._entries: dict[str, _Entry] = {}
-        """The visible others in the order in which `members` names them, and each by its name."""
+        self._visible: dict[str, Visibility] = {}
+        self._listed: dict[Visibility, list[str]] = {Visibility.NORMAL: [], Visibility.LAST: []}
+        """The visible others, and their names in order."""
 
     def outdated(self, name: str) -> None:
         """Something changed about this member that the answers depend on."""
@@ -66,7 +65,8 @@ class Lookup:
     def members(self) -> list[Member]:
         """The visible others, those ranked last at the end, each part by name."""
         self._update()
-        return [member for _, _, member in self._listed]
+        others = self._membership.others
+        return [others[name].member for names in self._listed.values() for name in names]
 
     def check(self) -> None:
         """Assert that the answers are as they would be if everything were looked at now."""
@@ -92,21 +92,25 @@ class Lookup:
                 self._ranks[place[0]][place[1]] = None
                 self._sizes[place[0]] -= 1
         for name in outdated:
-            self._list(name)
             other, cell = self._membership.others.get(name), self._held.cells.get(name)
+            self._list(name, other)
             if other is not None and cell is not None and other.visibility is not Visibility.HIDDEN:
                 number = self._rank(other)
                 self._places[name] = number, cell.slot
                 self._ranks[number][cell.slot] = other.member
                 self._sizes[number] += 1
 
-    def _list(self, name: str) -> None:
-        other, before = self._membership.others.get(name), self._entries.pop(name, None)
-        if before is not None:
-            del self._listed[bisect_left(self._listed, before)]
-        if other is not None and other.visibility is not Visibility.HIDDEN:
-            entry = self._entries[name] = (other.visibility, name, other.member)
-            insort(self._listed, entry)
+    def _list(self, name: str, other: Other | None) -> None:
+        before = self._visible.get(name, Visibility.HIDDEN)
+        after = Visibility.HIDDEN if other is None else other.visibility
+        if before is after:
+            return
+        if names := self._listed.get(before):
+            del names[bisect_left(names, name)]
+            del self._visible[name]
+        if after is not Visibility.HIDDEN:
+            insort(self._listed[after], name)
+            self._visible[name] = after
 
     def _rank(self, other: Other) -> int:
         if other.visibility is Visibility.LAST:
