@@ -3,7 +3,7 @@
 The configuration file, containerd's hosts.toml files and the certificates that either names are looked at every
 `POLL_S`, and read again when they changed; SIGHUP reads them at once. (A look costs some system calls. It also sees
 what notifications would not: a ConfigMap's files change by a link in another directory.) What cannot be read is told,
-and changes nothing.
+changes nothing, and is tried again at each look.
 
 `RELOADED` names the settings that change. The others need a restart, and the log says so. The kill switch is one of
 them; it can also be thrown by hand (`mirror.control`).
@@ -58,6 +58,8 @@ class LiveSettings:
         self._file = file
         self._observer = observer
         self._wanted = asyncio.Event()
+        self._refusal = ""
+        """Why what the files say is not in force."""
         self._mirroring = settings.mirroring
         self._policy = Policy()
         self.registries = Registries({})
@@ -96,14 +98,21 @@ class LiveSettings:
                 # What changes while this is read is read again at the next look, and so are files that are new to us.
                 seen = now
                 await self._read_again()
+            elif self._refusal:
+                # It can be for a file that only the refused settings name: that one is not among those looked at.
+                await self._read_again(told=self._refusal)
 
-    async def _read_again(self) -> None:
+    async def _read_again(self, told: str = "") -> None:
+        """Put in force what the files say; a refusal that was `told` already is not told again."""
         try:
             settings = await asyncio.to_thread(self._load)
         except SettingsError as error:
-            self._observer.reloaded(good=False)
-            log.error("the settings stay as they are: %s", error)
+            self._refusal = str(error)
+            if self._refusal != told:
+                self._observer.reloaded(good=False)
+                log.error("the settings stay as they are: %s", error)
             return
+        self._refusal = ""
         taken = await asyncio.to_thread(_taken, settings)
         for setting in fields(Settings):
             changed = getattr(settings, setting.name) != getattr(self._settings, setting.name)

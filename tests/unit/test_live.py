@@ -126,6 +126,21 @@ async def test_certificates_that_are_renewed_are_read_again(stage: Stage, tmp_pa
         await soon(lambda: stage.sample("skvaller_reloads_total", result="done") != before)
 
 
+async def test_certificates_that_are_still_being_written_are_in_force_once_they_are_whole(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.touch()
+    async with stage.watching():
+        stage.write(f'[registries."docker.io"]\nurl = "https://cache"\nca_file = "{ca}"\n')
+        await soon(lambda: stage.sample("skvaller_reloads_total", result="refused") == 1)
+        await asyncio.sleep(0.1)
+        assert stage.sample("skvaller_reloads_total", result="refused") == 1
+        assert caplog.text.count("the settings stay as they are") == 1
+        trustme.CA().cert_pem.write_to_path(str(ca))
+        await soon(lambda: stage.live.registries.files == [ca])
+
+
 async def test_what_did_not_change_is_not_read_again(stage: Stage) -> None:
     async with stage.watching():
         await asyncio.sleep(0.2)
