@@ -128,7 +128,7 @@ class LiveSettings:
         self._settings = settings
         self._policy = Policy({name: each.policy for name, each in settings.registries.items()})
         places = {name: each.endpoints for name, each in settings.registries.items() if each.endpoints}
-        self.registries.replace(places, taken)
+        self.registries.replace(places, taken, self._policy.is_protected)
         logging.getLogger().setLevel(settings.log_level.upper())
         self.switch(on=self._mirroring)
 

@@ -3,17 +3,20 @@
 A registry has a list of endpoints: other mirrors that are asked before it, and then itself. They come from the
 configuration file (`mirror.registry_table`), else from the hosts.toml that led the runtime to them before
 (`mirror.takeover`).
+
+A protected registry says whom it lets in (`mirror.authorization`), so it is never asked with credentials that were set
+for it: what it lets the operator have is not for everybody.
 """
 
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 FOR_ALL: Final = "_default"
@@ -57,6 +60,11 @@ class Endpoint:
         """The URL of what a registry has at `path` (`/v2/...`)."""
         return self.url + (path.removeprefix("/v2") if self.override_path else path)
 
+    def without_credentials(self) -> Endpoint:
+        """The same place, which is told only what a client says of itself."""
+        others = tuple((name, value) for name, value in self.headers if name.lower() != "authorization")
+        return replace(self, headers=others)
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -84,10 +92,16 @@ class Registries:
         self._contexts: dict[Endpoint, ssl.SSLContext] = {}
         self.replace(configured, taken or {})
 
-    def replace(self, configured: Mapping[str, tuple[Endpoint, ...]], taken: Mapping[str, Taken]) -> None:
+    def replace(
+        self,
+        configured: Mapping[str, tuple[Endpoint, ...]],
+        taken: Mapping[str, Taken],
+        is_protected: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         """Set all anew. Requests under way end as they began; certificates are read again."""
         self._configured = configured
         self._taken = taken
+        self._is_protected = is_protected
         self._contexts.clear()
 
     def endpoints(self, name: str) -> tuple[Endpoint, ...]:
@@ -95,7 +109,10 @@ class Registries:
         if configured := self._configured.get(name):
             return configured
         taken = self._taken.get(name) or self._taken.get(FOR_ALL, Taken())
-        return (*taken.mirrors, taken.itself or usual_endpoint(name))
+        itself = taken.itself or usual_endpoint(name)
+        if itself.headers and self._is_protected(name):
+            itself = itself.without_credentials()
+        return (*taken.mirrors, itself)
 
     @property
     def configured_urls(self) -> tuple[str, ...]:

@@ -114,6 +114,22 @@ async def test_hosts_files_that_come_and_go_are_in_force_soon(stage: Stage) -> N
         await soon(lambda: len(stage.live.registries.endpoints("docker.io")) == 1)
 
 
+async def test_credentials_in_a_hosts_file_are_none_for_a_protected_registry(stage: Stage) -> None:
+    file = stage.hosts / "registry.corp" / "hosts.toml"
+    file.parent.mkdir()
+    headers = '.header]\nauthorization = "Basic secret"\nX-Key = "1"\n'
+    file.write_text("".join(f'[host."https://{host}"{headers}' for host in ("registry.corp", "cache")))
+    both = (("authorization", "Basic secret"), ("X-Key", "1"))
+    async with stage.watching():
+        stage.live.reload()
+        await soon(lambda: len(stage.live.registries.endpoints("registry.corp")) == 2)
+        assert [each.headers for each in stage.live.registries.endpoints("registry.corp")] == [both, both]
+        stage.write('[registries."*.corp"]\nauthorize = "upstream"\n')
+        await soon(lambda: stage.live.policy.is_protected("registry.corp"))
+        mirror, itself = stage.live.registries.endpoints("registry.corp")
+    assert (mirror.headers, itself.headers) == (both, (("X-Key", "1"),))
+
+
 async def test_certificates_that_are_renewed_are_read_again(stage: Stage, tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(ca))

@@ -15,8 +15,9 @@ import trustme
 from mirror import upstream as upstream_module
 from mirror.challenge import Challenge
 from mirror.errors import CorruptError, RefusedError, UnavailableError
+from mirror.listings import ListingRequest
 from mirror.oci import MANIFEST_BYTES_MAX, ByteRange, Digest, Kind, Repository, Tag
-from mirror.registries import Endpoint, Registries
+from mirror.registries import Endpoint, Registries, Taken
 from mirror.source import Request, read_all
 from mirror.upstream import REFUSAL_BYTES_MAX, Upstream
 from tests.serving import HOST, Heard, Script, answering, free_port, scripted
@@ -545,3 +546,17 @@ async def test_headers_that_are_set_go_along_with_all_their_values_and_give_way_
     for heard in server.heard:
         assert heard.headers.getall("x-key") == ["1", "2"]
         assert heard.headers.getall("accept") == ["*/*"]
+
+
+async def test_a_protected_registry_is_asked_with_no_credentials_but_the_clients() -> None:
+    async with scripted(answering("200 OK", ["Content-Length: 1"], b"0")) as server:
+        itself = Endpoint(server.url, headers=(("X-Key", "1"), ("authorization", "Basic own")))
+        registries = Registries({})
+        registries.replace({}, {REGISTRY: Taken(itself=itself)}, lambda name: name == REGISTRY)
+        async with Upstream(registries) as upstream:
+            for authorization in (None, "Bearer client"):
+                await upstream.attest(wanted(authorization=authorization))
+                await upstream.greet(REGISTRY, authorization)
+                await upstream.list(ListingRequest(REPOSITORY, authorization=authorization))
+    heard = [(each.headers.get("authorization"), each.headers["x-key"]) for each in server.heard]
+    assert heard == [(None, "1")] * 3 + [("Bearer client", "1")] * 3
