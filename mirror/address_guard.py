@@ -94,6 +94,7 @@ class AddressGuard:
         return socket.socket(family, kind, protocol)
 
     def _check(self, address: str, port: int) -> None:
+        address = _address(address) or address  # aiohttp passes on what stands in a URL as it is written there
         if is_refused(address) and (address, port) not in self._allowed():
             reason = f"{address} port {port} is for this node alone; configure the registry to allow it"
             raise PermissionError(errno.EACCES, reason)
@@ -112,8 +113,9 @@ class AddressGuard:
 
     def _note(self, host: str, port: int, addresses: Iterable[str]) -> None:
         """Remember where a configured name leads to; others are judged by their addresses alone."""
-        if (host, port) in self._places():
-            self._resolved[host, port] = frozenset(addresses)
+        place = host.lower(), port
+        if place in self._places():
+            self._resolved[place] = frozenset(_address(each) or each for each in addresses)
 
 
 class _Resolver(AbstractResolver):

@@ -104,9 +104,12 @@ async def test_names_that_never_exist_are_not_looked_up(monkeypatch: pytest.Monk
             await upstream.open(asked_of("some.invalid"))
 
 
-async def test_what_is_configured_by_name_is_allowed_where_its_name_leads(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with scripted(SERVED) as registry, resolving(monkeypatch, {"cache.example": HOST}):
-        url = f"http://cache.example:{registry.url.rpartition(':')[2]}"
+@pytest.mark.parametrize("name", ["cache.example", "CACHE.example"])
+async def test_what_is_configured_by_name_is_allowed_where_its_name_leads(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async with scripted(SERVED) as registry, resolving(monkeypatch, {name: HOST}):
+        url = f"http://{name}:{registry.url.rpartition(':')[2]}"
         async with Upstream(Registries({"reg.example": (Endpoint(url),)})) as upstream:
             content = await upstream.open(asked_of("reg.example"))
             assert await read_all(content.body, 1000) == BLOB
@@ -142,11 +145,17 @@ async def test_a_redirect_to_an_address_of_the_node_goes_to_no_proxy_either(
     assert len(proxy.heard) == 1
 
 
-@pytest.mark.parametrize("host", ["127.1", "0x7f000001", "[0:0:0:0:0:0:0:1]"])
-def test_what_is_configured_is_allowed_however_its_address_is_written(host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        *(("127.1", HOST), ("0x7f000001", HOST), ("[0:0:0:0:0:0:0:1]", "::1"), ("[::1]", "0:0:0:0:0:0:0:1")),
+        *(("[0::1]", "0::1"), ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1"), ("[::ffff:7f00:1]", "::ffff:127.0.0.1")),
+    ],
+)
+def test_what_is_configured_is_allowed_however_its_address_is_written(host: str, address: str) -> None:
     guard = AddressGuard(lambda: [f"http://{host}:5000"])
     guard.check_url(f"http://{host}:5000")
-    family, address = (socket.AF_INET6, "::1") if ":" in host else (socket.AF_INET, HOST)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     guard.open_socket((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 5000))).close()
     with pytest.raises(PermissionError):
         guard.check_url(f"http://{host}:5001")
