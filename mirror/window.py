@@ -59,18 +59,22 @@ class Window:
                 raise UnavailableError("the spool is full, and its filesystem cannot free parts of a file")
 
     async def _step(self, written: int) -> None:
-        """Wait for a change; leave the slowest reader behind when it stands still and another waits for it."""
+        """Wait for a change; who is the slowest now is left behind if it stands still and another waits for it."""
         if not self._holds_up(written):
             await self._changed()
             return
-        standing = min(reader.position for reader in self._readers)
+        slowest = min(self._readers, key=lambda reader: reader.position)
+        position = slowest.position
+
+        def stands_in_the_way() -> bool:
+            return slowest in self._readers and slowest.position == position and self._holds_up(written)
+
         try:
             async with asyncio.timeout(HELD_UP_S):
-                while self._holds_up(written) and min(reader.position for reader in self._readers) <= standing:
+                while stands_in_the_way():
                     await self._changed()
         except TimeoutError:
-            if self._holds_up(written):
-                slowest = min(self._readers, key=lambda reader: reader.position)
+            if stands_in_the_way():
                 slowest.left_behind = True
                 self._readers.remove(slowest)
 

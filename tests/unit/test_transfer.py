@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
@@ -37,6 +38,7 @@ from mirror.source import Content, FirstOf, Request, read_all
 from mirror.spool import PUNCH_BYTES, Spool
 from mirror.stores import Ingest, StoreEvent
 from tests.serving import serving
+from tests.simulated_time import run
 
 DATA = random.Random(9).randbytes(12_000_000)
 DIGEST = Digest.of(DATA)
@@ -549,6 +551,65 @@ async def test_a_reader_that_moves_is_waited_for_however_slow_it_is(
         assert await fast == LARGE
         await slow.aclose()
         assert len(tap.opened) == 1
+
+
+@dataclass(eq=False)
+class Somebody:
+    """A reader that the test moves."""
+
+    position: int
+    left_behind: bool = False
+
+
+class Paper:
+    """A file without bytes."""
+
+    room = 4 * PUNCH_BYTES
+
+    async def punch(self, _start: int, _stop: int) -> bool:
+        return True
+
+
+@contextmanager
+def full_window(*readers: Somebody) -> Iterator[tuple[set[window.Reader], transfer.Bell]]:
+    """A window that has no room until somebody moves, who reads it, and what is to be rung when that changes."""
+    present: set[window.Reader] = {*readers}
+    stirred = transfer.Bell()
+    each = window.Window(cast("spool.SpoolFile", Paper()), present, stirred.wait)
+    waiting = asyncio.create_task(each.make_room(Paper.room, PUNCH_BYTES))
+    yield present, stirred
+    waiting.cancel()
+
+
+def test_who_comes_while_another_stands_still_is_not_left_behind_in_its_place() -> None:
+    async def scene() -> None:
+        stalled, newcomer = Somebody(3 * transfer.WINDOW_PIECE_BYTES), Somebody(0)
+        with full_window(Somebody(Paper.room), stalled) as (present, stirred):
+            await asyncio.sleep(window.HELD_UP_S - 0.1)
+            present.add(newcomer)
+            stirred.ring()
+            await asyncio.sleep(0.2)
+            assert (stalled.left_behind, newcomer.left_behind) == (True, False)
+            await asyncio.sleep(window.HELD_UP_S)
+            assert newcomer.left_behind, "it stood still as well"
+
+    run(scene())
+
+
+def test_who_comes_when_another_moves_in_time_gets_time_of_its_own() -> None:
+    async def scene() -> None:
+        slow, newcomer = Somebody(3 * transfer.WINDOW_PIECE_BYTES), Somebody(0)
+        with full_window(Somebody(Paper.room), slow) as (present, stirred):
+            await asyncio.sleep(window.HELD_UP_S - 0.2)
+            present.add(newcomer)
+            stirred.ring()
+            await asyncio.sleep(0.1)
+            slow.position += transfer.WINDOW_PIECE_BYTES
+            stirred.ring()
+            await asyncio.sleep(0.2)
+            assert (slow.left_behind, newcomer.left_behind) == (False, False)
+
+    run(scene())
 
 
 @pytest.mark.parametrize("readers", [1, 2])
