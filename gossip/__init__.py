@@ -40,9 +40,8 @@ the same connections. Gossip gives it no meaning.
 
 **Limits.** 10,000 members; of each 65,536 keys of 1 to 1,024 bytes, 16 MiB together; 4 MiB a message. Every wait, queue
 and retry has a limit, named where it is used, but one: publications that come while this process stalls all wait
-(`gossip.transport`). No call works for longer than some milliseconds (thousands of removals that are heard of at once
-take up to 15); what takes longer is done in steps, one or two in a turn of the loop. `python -m
-tests.benchmark.gossip_calls` shows how long calls take at these limits.
+(`gossip.transport`). No call works for longer than some milliseconds; what takes longer is done in steps, one or two
+in a turn of the loop. `python -m tests.benchmark.gossip_calls` shows how long calls take at these limits.
 
 **Versions.** A member understands its own protocol and the one before, and speaks what all live members do. Fields
 that it does not know it ignores. docs/wire-format.md shows the bytes, with an example of each message.

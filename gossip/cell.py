@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
@@ -28,6 +28,8 @@ KEY_BYTES_MAX: Final = 1024
 SORTED_KEYS: Final = 2048
 NUMBERED_KEYS: Final = 1024
 """So many keys are sorted, or put in their place among all, at a time: about 1 ms of work."""
+CHANGED_MAX: Final = 1024
+"""So many elements are removed, or kept where most go, in one call: some milliseconds."""
 _T = TypeVar("_T")
 _LENGTHS: Final = [length.to_bytes(2) for length in range(KEY_BYTES_MAX + 1)]
 
@@ -74,6 +76,11 @@ class Cell:
             if held[position] == sequence:
                 positions.append(position)
         return positions
+
+    def displaced(self, after: int, live: int) -> int:
+        """How many elements move when so many of those up to a number live: those that go, or those that stay, if these
+        are fewer."""
+        return min(live, bisect_right(self.sequences, after) - live)
 
     def delete(self, positions: Sequence[int]) -> None:
         """Remove the elements at some positions, which ascend."""

@@ -103,6 +103,8 @@ class Content:
                 return  # what it continues is nearly there
             # A whole set that is missing mostly comes by a comparison under way.
             self.gaps.want(owner, delta.epoch, delta.version, source, now if cell else now + WHOLE_DELAY_S)
+        elif outcome is Outcome.LONG:
+            self.gaps.want(owner, delta.epoch, delta.version, source, now, whole=True)
         elif outcome is Outcome.CORRUPT:
             self._repair(owner, delta.epoch, delta.version, source, now)
 

@@ -34,13 +34,15 @@ PULLS_MAX: Final = 3
 
 @dataclass(slots=True)
 class _Want:
-    """An owner's version that exists, who showed it, when to ask for it, and since when it is missing."""
+    """An owner's version that exists, who showed it, when to ask for it, and since when it is missing. `whole`: the way
+    there from what is held is too long."""
 
     epoch: Epoch
     version: int
     source: str
     due: float
     since: float
+    whole: bool
     pulls: int = 0
 
 
@@ -53,13 +55,14 @@ class Gaps:
         self._early: dict[str, dict[tuple[Epoch, int], Delta]] = {}
         self._early_bytes = 0
 
-    def want(self, owner: str, epoch: Epoch, version: int, source: str, now: float) -> None:
-        """This version exists, `source` has it, and it is not here."""
+    def want(self, owner: str, epoch: Epoch, version: int, source: str, now: float, *, whole: bool = False) -> None:
+        """This version exists, `source` has it, and it is not here. `whole`: ask for all of the set."""
         want = self._wants.get(owner)
         if want is None:
-            self._wants[owner] = _Want(epoch, version, source, now + self.delay_s(), now)
-        elif (epoch, version) > (want.epoch, want.version):
-            want.epoch, want.version = epoch, version
+            self._wants[owner] = _Want(epoch, version, source, now + self.delay_s(), now, whole)
+            return
+        want.whole |= whole
+        want.epoch, want.version = max((want.epoch, want.version), (epoch, version))
 
     def keep(self, delta: Delta) -> None:
         """Keep a delta that came too early, if there is room and none that leads as far: each neighbour sends it."""
@@ -97,7 +100,7 @@ class Gaps:
             source = want.source if want.pulls == 0 and want.source in members else owner
             want.pulls += 1
             want.due = now + PULL_RETRY_S
-            asked.setdefault(source, []).append((owner, epoch, version))
+            asked.setdefault(source, []).append((owner, epoch, 0 if want.whole else version))
         return asked
 
     def behind(self, now: float) -> tuple[int, float]:

@@ -35,7 +35,7 @@ from itertools import count
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from gossip.cell import KEY_BYTES_MAX, NUMBERED_KEYS, Cell, base_hash
+from gossip.cell import CHANGED_MAX, KEY_BYTES_MAX, NUMBERED_KEYS, Cell, base_hash
 from gossip.index import Index
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 KEYS_PER_OWNER_MAX: Final = 65_536
 OWNER_BYTES_MAX: Final = 16 * 1024 * 1024
 """All keys of one owner together."""
-
 SEQUENCE_MAX: Final = 2**32 - 1
 LOG_OPERATIONS_MAX: Final = 1024
 """How far back the owner answers with intervals. Raising it costs 100 bytes an operation on each node."""
@@ -73,8 +72,7 @@ BOTTOM: Final = Epoch(0, 0)
 class Interval:
     """The operations after version `after` up to `version`.
 
-    `removals` lists every dot removed in between, also those born in between: the receiver may stand anywhere in
-    the interval.
+    `removals` lists every dot removed in between, also those born in between: the receiver may stand anywhere in it.
     """
 
     owner: str
@@ -110,7 +108,6 @@ class Snapshot:
 @dataclass(frozen=True, slots=True)
 class Head:
     """Where the owner stands: `audit` covers the live keys; the base is the sorted keys that its epoch began with.
-
     Who passes on a head without having seen the base leaves it out: `base_hash` is empty.
     """
 
@@ -135,13 +132,12 @@ class Outcome(Enum):
     """It continues a version that this replica has not reached."""
     CORRUPT = "corrupt"
     """It contradicts what is held; the owner's cell was dropped and must be pulled whole."""
+    LONG = "long"
+    """To apply it would take long. Nothing was done; the whole set is to be pulled, which is taken in slices."""
 
 
 class ORSet:
-    """All cells of one replica, its own among them, and the index over them.
-
-    `me` is the owner that this replica writes for.
-    """
+    """All cells of one replica, that of `me`, for which it writes, among them; and the index over them."""
 
     def __init__(self, me: str, epoch: Epoch, group_of: Callable[[bytes], bytes | None]) -> None:
         self.me = me
@@ -278,8 +274,12 @@ class ORSet:
             return Outcome.GAP
         elif isinstance(delta, Interval):
             cell = self.cells[delta.owner]
+            if len(delta.removals) > CHANGED_MAX:
+                return Outcome.LONG
             cell.delete(cell.find(delta.removals))
             sound = self._extend(cell, delta.adds)
+        elif self.cells[delta.owner].displaced(delta.after, len(delta.live)) > CHANGED_MAX:
+            return Outcome.LONG
         else:
             sound = self._apply_live_set(self.cells[delta.owner], delta)
         if sound:

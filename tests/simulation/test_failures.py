@@ -284,3 +284,19 @@ def test_the_largest_set_of_one_owner_arrives_whole() -> None:
     assert not cluster.differences()
     assert cluster.replica("b").set.index.pairs == 65_536
     cluster.replica("b").check()
+
+
+@pytest.mark.parametrize("stay", [10, 5_000])
+def test_thousands_of_removals_at_once_reach_those_who_hold_the_set(stay: int) -> None:
+    cluster = Simulation(3, ["a"], Faults(ordered=True), check_every=0)
+    keys = [b"%033d" % number for number in range(10_000)]
+    cluster.start("a", keys)
+    cluster.start("b")
+    cluster.run(3.0)
+    assert cluster.replica("b").set.index.pairs == len(keys)
+    for key in keys[stay:]:
+        cluster.remove("a", key)
+    cluster.run(3.0)
+    assert not cluster.differences()
+    assert cluster.replica("b").set.index.pairs == stay
+    cluster.replica("b").check()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gossip import gaps
 from gossip.gaps import PER_OWNER_MAX, Gaps
-from gossip.or_set import Epoch, Interval
+from gossip.or_set import Epoch, Interval, ORSet, Snapshot
 from gossip.payload import content_bytes
 
 if TYPE_CHECKING:
@@ -59,3 +59,12 @@ def test_what_is_released_or_forgotten_makes_room(monkeypatch: pytest.MonkeyPatc
     kept.keep(early(2, "cyd"))
     kept.check(["cyd", "ann", "bob"])
     assert kept.release("cyd") == [early(2, "cyd")]
+
+
+def test_who_cannot_get_there_from_what_it_holds_asks_for_the_whole_set() -> None:
+    kept, held = Gaps(random.Random(1)), ORSet("me", EPOCH, lambda _: None)
+    held.apply(Snapshot("ann", EPOCH, 1, ((1, b"key"),)))
+    kept.want("ann", EPOCH, 2, "bob", 0.0)
+    assert kept.due(held, ["bob"], 1.0) == {"bob": [("ann", EPOCH, 1)]}
+    kept.want("ann", EPOCH, 2, "bob", 1.0, whole=True)
+    assert kept.due(held, ["bob"], 3.0) == {"ann": [("ann", EPOCH, 0)]}

@@ -240,3 +240,30 @@ def many_keys() -> list[bytes]:
 def known(delta: Delta | None) -> Delta:
     assert delta is not None
     return delta
+
+
+@pytest.mark.parametrize("count", [cell.CHANGED_MAX, cell.CHANGED_MAX + 1])
+@pytest.mark.parametrize("kind", ["removals", "few stay", "few go"])
+def test_many_changes_at_once_are_left_to_a_pull_of_the_whole_set(kind: str, count: int) -> None:
+    size = 4 * cell.CHANGED_MAX
+    writer, reader = fresh("owner"), fresh()
+    for number in range(size):
+        writer.add(b"%05d" % number)
+    reader.apply(known(writer.snapshot("owner")))
+    before = reader.elements("owner")
+    numbers = tuple(range(1, size + 1))
+    deltas: dict[str, Delta] = {
+        "removals": Interval("owner", FIRST, size, size + count, (), numbers[:count]),
+        "few stay": LiveSet("owner", FIRST, size, size + count, (), numbers[:count]),
+        "few go": LiveSet("owner", FIRST, size, size + count, (), numbers[count:]),
+    }
+    delta = deltas[kind]
+    if count > cell.CHANGED_MAX:
+        assert reader.apply(delta) is Outcome.LONG
+        assert reader.elements("owner") == before
+        assert reader.at("owner") == (FIRST, size)
+    else:
+        assert reader.apply(delta) is Outcome.APPLIED
+        stay = numbers[:count] if kind == "few stay" else numbers[count:]
+        assert [sequence for sequence, _ in reader.elements("owner")] == list(stay)
+    reader.check()
