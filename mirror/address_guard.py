@@ -49,10 +49,11 @@ _LAST_32_BITS: Final = tuple(
         "::ffff:0:0/96",  # mapped, section 2.5.5.2
         "::ffff:0:0:0/96",  # translated, RFC 2765
         "64:ff9b::/96",  # NAT64, RFC 6052
-        "64:ff9b:1::/48",  # NAT64 of a site's own, RFC 8215, whose prefix is taken to have 96 bits
     )
 )
 """The networks whose addresses end with an IPv4 address."""
+_SITE_NAT64: Final = IPv6Network("64:ff9b:1::/48")
+"""NAT64 of a site's own, RFC 8215."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -147,7 +148,25 @@ def _carried(address: IPv4Address | IPv6Address) -> list[IPv4Address]:
     carried = [address.sixtofour, *(address.teredo or ())]
     if any(address in network for network in _LAST_32_BITS):
         carried.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    if address in _SITE_NAT64:
+        carried += _carried_by_site_nat64(address.packed)
     return [each for each in carried if each is not None]
+
+
+def _carried_by_site_nat64(octets: bytes) -> list[IPv4Address]:
+    """The IPv4 addresses that can be meant: the site's prefix may have 48, 56, 64 or 96 bits, and nobody says which.
+
+    Behind the IPv4 address all is 0, and the octet 8 is no part of it (RFC 6052, section 2.2). So one that ends with 0
+    looks like another of a shorter prefix, and is taken for that.
+    """
+    carried = []
+    if any(octets[13:]) or not any(octets[9:12]):
+        carried.append(IPv4Address(octets[12:]))
+    for prefix in (6, 7, 8):
+        behind = octets[prefix:8] + octets[9:]
+        if behind[3] and not any(behind[4:]):
+            carried.append(IPv4Address(behind[:4]))
+    return carried
 
 
 def _address(host: str) -> str | None:

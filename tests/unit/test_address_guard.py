@@ -6,10 +6,11 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 from aiohttp.resolver import DefaultResolver
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mirror.address_guard import AddressGuard, is_refused
@@ -59,6 +60,25 @@ def test_no_address_of_a_refused_network_is_let_through_in_the_clothes_of_ipv6(a
     assert is_refused(str(address))
     for prefix in ("::ffff:", "::", "::ffff:0:", "64:ff9b::", "64:ff9b:1::"):
         assert is_refused(f"{prefix}{address}")
+
+
+@given(
+    st.sampled_from([48, 56, 64, 96]),
+    st.ip_addresses(v=4)
+    | st.sampled_from(["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4"]).flatmap(
+        lambda net: st.ip_addresses(network=net)
+    )
+    | st.sampled_from([IPv4Address("168.63.129.16"), IPv4Address("198.51.100.127"), IPv4Address("198.127.224.20")]),
+)
+def test_nat64_of_a_site_leads_where_the_address_that_it_carries_does(bits: int, address: IPv4Address) -> None:
+    assume(address.packed[3])  # one that ends with 0 looks like another of a shorter prefix
+    octets = bytearray(ip_address("64:ff9b:1::").packed)
+    place = bits // 8
+    for octet in address.packed:  # RFC 6052, section 2.2
+        place += place == 8
+        octets[place] = octet
+        place += 1
+    assert is_refused(str(ip_address(bytes(octets)))) == is_refused(str(address))
 
 
 @asynccontextmanager
