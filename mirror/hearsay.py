@@ -57,6 +57,9 @@ class Hearsay:
         Each element costs all nodes a message and some memory, so what another node said is enough.
         """
         group = tag_group(repository, tag)
+        own = self._said.get((Word.VERIFIED, group))
+        if own is not None and own.at > at:  # an answer from another node comes with its age
+            return
         if self.known(repository, tag, at).fresh(at, old_s) != digest:
             self._say(TagElement(Word.VERIFIED, int(at), digest, group))
 

@@ -79,6 +79,13 @@ def test_what_any_node_said_lately_is_not_said_again(node: FakeNode) -> None:
     assert node.keys == {verified(OLD, NOW - 5), verified(NEW, NOW + 61)}, "of itself, a node keeps the last word"
 
 
+def test_an_older_meaning_that_comes_late_does_not_take_the_place_of_a_newer_one(node: FakeNode) -> None:
+    this = hearsay(node)
+    this.verified(REPOSITORY, TAG, NEW, NOW + 0.4, 60)
+    this.verified(REPOSITORY, TAG, OLD, NOW - 0.1, 60)
+    assert node.keys == {verified(NEW, NOW)}
+
+
 def test_a_meaning_that_another_node_knows_better_is_withdrawn(node: FakeNode) -> None:
     this = hearsay(node)
     this.verified(REPOSITORY, TAG, OLD, NOW, 60)
