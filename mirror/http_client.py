@@ -214,9 +214,10 @@ async def read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
 def reason(error: BaseException) -> str:
     """An error in one line, also where the library's own text is empty (a timeout's is).
 
-    Its URLs come without their queries: those of links to storage are signed, and let in whoever has them.
+    Its URLs come without their queries: those of links to storage are signed, and let in whoever has them. Bytes of a
+    header that are no text are escaped.
     """
-    text = _QUERY.sub("?...", str(error))
+    text = _QUERY.sub("?...", str(error)).encode(errors="backslashreplace").decode()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
