@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -64,6 +65,19 @@ async def test_credentials_that_lie_on_the_node_are_not_used(monkeypatch: pytest
             for authorization in (None, "Bearer token"):
                 await upstream.attest(wanted(authorization=authorization))
     assert [heard.headers.get("authorization") for heard in server.heard] == [None, "Bearer token"]
+
+
+async def test_a_proxy_gets_the_credentials_of_its_url_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine {HOST} login other password other\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with scripted(answering("200 OK", ["Content-Length: 1"], b"0")) as proxy:
+        for credentials in ("", "proxy:secret@"):
+            monkeypatch.setenv("http_proxy", proxy.url.replace("://", f"://{credentials}"))
+            async with upstream_at("http://registry.test") as upstream:
+                await upstream.attest(wanted())
+    expected = [None, f"Basic {b64encode(b'proxy:secret').decode()}"]
+    assert [heard.headers.get("proxy-authorization") for heard in proxy.heard] == expected
 
 
 async def test_a_challenge_comes_back_whole() -> None:
