@@ -73,7 +73,7 @@ def read_hosts(name: str, text: str, directory: Path, own_port: int) -> Taken:
         raise HostsTextError("its `host` is not a table")
     mirrors = []
     for url, table in hosts.items():
-        if not isinstance(table, dict) or "pull" not in _capabilities(table):
+        if not isinstance(table, dict) or "pull" not in read_capabilities(table):
             continue
         endpoint = _endpoint(url, table, directory)
         if _place(endpoint) == place or _host(endpoint) == name:
@@ -83,6 +83,14 @@ def read_hosts(name: str, text: str, directory: Path, own_port: int) -> Taken:
     if name == FOR_ALL and itself is not None:  # one place cannot be every registry, but it can mirror them
         return Taken((*mirrors, itself))
     return Taken(tuple(mirrors), itself)
+
+
+def read_capabilities(table: Mapping[str, Any]) -> list[str]:
+    """What a host (its table) may be asked for; where nothing is said, everything. Raises `HostsTextError`."""
+    words = table.get("capabilities", [])
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise HostsTextError("capabilities are not a list of words")
+    return [word.lower() for word in words] or ["pull", "resolve"]
 
 
 def _endpoint(url: str, table: Mapping[str, Any], directory: Path) -> Endpoint:
@@ -100,16 +108,8 @@ def _endpoint(url: str, table: Mapping[str, Any], directory: Path) -> Endpoint:
         client_certificates=_certificates(table.get("client"), directory),
         skip_verify=table.get("skip_verify") is True,
         headers=tuple(headers),
-        resolves="resolve" in _capabilities(table),
+        resolves="resolve" in read_capabilities(table),
     )
-
-
-def _capabilities(table: Mapping[str, Any]) -> list[str]:
-    """What a host may be asked for; where nothing is said, everything."""
-    words = table.get("capabilities", [])
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise HostsTextError("capabilities are not a list of words")
-    return [word.lower() for word in words] or ["pull", "resolve"]
 
 
 def _certificates(value: object, directory: Path) -> tuple[tuple[Path, Path | None], ...]:

@@ -219,11 +219,11 @@ def _check_hosts_file(facts: Facts, file: HostsFile) -> Iterator[Finding]:
                 f"For {whose} the mirror is asked only when that one does not give an object.",
                 "If that is not what you want: `skvaller configure --mode prepend`.",
             )
-        if capabilities and "pull" not in capabilities:
+        if "pull" not in capabilities:
             yield Finding(
                 "hosts", Level.PROBLEM, f"{file.path} does not let the mirror pull.", f"{whose} is not mirrored.", again
             )
-        elif capabilities and "resolve" not in capabilities:
+        elif "resolve" not in capabilities:
             yield Finding(
                 "hosts",
                 Level.WARNING,

@@ -26,6 +26,7 @@ from mirror.hosts import DEFAULT_DIRECTORY, FILE_NAME
 from mirror.local_client import AgentError, NoAgentError, ask_agent
 from mirror.registries_conf import REGISTRIES_CONF, drop_in, review
 from mirror.stores.containerd.runtime import NoCriError, open_runtime
+from mirror.takeover import read_capabilities
 from mirror.toml_lines import TOML_ERRORS
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _read_hosts_file(directory: str, path: Path) -> HostsFile:
         with path.open("rb") as file:
             document = tomllib.loads(file.read(FILE_BYTES_MAX).decode())
         hosts = document.get("host", {})
-        listed = tuple((url, tuple(map(str, table.get("capabilities", ())))) for url, table in hosts.items())
+        listed = tuple((url, tuple(read_capabilities(table))) for url, table in hosts.items())
     except OSError as error:
         return HostsFile(directory, path, error=error.strerror or str(error))
     except (*TOML_ERRORS, TypeError, AttributeError) as error:

@@ -492,6 +492,8 @@ async def test_a_member_that_answers_nonsense_has_no_clock(tmp_path: Path, answe
             '[host."http://127.0.0.1:29990"]\n  capabilities = ["pull"]\n',
             lambda file: file.hosts == ((URL, ("pull",)),),
         ),
+        ('[host."http://127.0.0.1:29990"]\n', lambda file: file.hosts == ((URL, ("pull", "resolve")),)),
+        ('[host."http://127.0.0.1:29990"]\n  capabilities = "pull"\n', lambda file: "capabilities" in file.error),
         ("host = 1", lambda file: file.error),
         ("[", lambda file: file.error),
         ("x = " + "[" * 5000, lambda file: file.error),
