@@ -163,13 +163,9 @@ class Upstream:
         response = await self._send("GET", registry, self._registries.endpoints(registry)[-1], request.path, headers)
         if response.status != 200:
             raise await _failure(registry, response)
-        body = b""
         try:
             refuse_encoded(response)
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > LISTING_BYTES_MAX:
-                    raise UnavailableError(f"{registry} lists more than {LISTING_BYTES_MAX} bytes on one page")
+            body = await read_body(response, LISTING_BYTES_MAX)
         except CLIENT_ERRORS as error:
             raise UnavailableError(f"{registry} broke off: {reason(error)}") from error
         finally:
