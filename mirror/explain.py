@@ -9,13 +9,13 @@ Of an index only those manifests are looked into that some node has, or that are
 from __future__ import annotations
 
 import asyncio
-import json
 import platform
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mirror.errors import SourceError
+from mirror.listed import descriptors
 from mirror.oci import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -23,7 +23,6 @@ from mirror.oci import (
     OCI_INDEX,
     OCI_MANIFEST,
     Digest,
-    InvalidReferenceError,
     Kind,
     Tag,
     manifest_media_type,
@@ -190,11 +189,11 @@ class Explainer:
             content = await FirstOf([self.store, self.peers, self.upstream]).open(request)
             data = await read_all(content.body, MANIFEST_BYTES_MAX)
             part.size, part.media_type = len(data), manifest_media_type(data) or ""
-            children = list(_children(json.loads(data)))
+            children = list(_children(data))
         except SourceError as error:
             part.error = f"it cannot be read without credentials: {error}"
             return []
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except ValueError as error:
             part.error = f"it is no manifest that can be read: {error}"
             return []
         if any(child.role == "manifest" for child in children):
@@ -255,20 +254,10 @@ def _reason(first: Candidate, count: int) -> str:
     return f"{place}, and the less loaded of two taken at random; {count} nodes hold it"
 
 
-def _children(manifest: dict[str, Any]) -> Iterator[Part]:
-    """The objects that a manifest names. Those whose digests cannot be read are left out."""
-    named = [("manifest", each) for each in manifest.get("manifests") or ()]
-    if isinstance(manifest.get("config"), dict):
-        named.append(("config", manifest["config"]))
-    named += [("layer", each) for each in manifest.get("layers") or ()]
-    for role, descriptor in named:
-        try:
-            digest = Digest.parse(descriptor["digest"])
-        except (InvalidReferenceError, KeyError):
-            continue
-        size = descriptor.get("size")
-        where = descriptor.get("platform") or {}
-        place = "/".join(str(where[key]) for key in ("os", "architecture", "variant") if key in where)
-        yield Part(
-            role, str(digest), str(descriptor.get("mediaType", "")), size if isinstance(size, int) else None, place
-        )
+def _children(manifest: bytes) -> Iterator[Part]:
+    """The objects that a manifest lists. Raises ValueError for what is none."""
+    for each in descriptors(manifest):
+        where = each.descriptor.get("platform")
+        names = ("os", "architecture", "variant")
+        place = "/".join(str(where[name]) for name in names if name in where) if isinstance(where, dict) else ""
+        yield Part(each.role, str(each.digest), str(each.descriptor.get("mediaType", "")), each.size, place)

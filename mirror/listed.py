@@ -8,7 +8,8 @@ Source: OCI image-spec 1.1, manifest.md, image-index.md and descriptor.md (`urls
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -27,21 +28,42 @@ class Listed(NamedTuple):
     elsewhere: bool
 
 
+class Described(NamedTuple):
+    """Such an object with all that its descriptor says; `role` is config, layer, blob or manifest."""
+
+    role: str
+    digest: Digest
+    size: int | None
+    descriptor: Mapping[str, Any]
+
+    @property
+    def kind(self) -> Kind:
+        """What it is asked for as."""
+        return Kind.MANIFEST if self.role == "manifest" else Kind.BLOB
+
+
 def listed(manifest: bytes) -> list[Listed]:
     """The objects that a manifest lists, in its order."""
     try:
-        document = orjson.loads(manifest)
-    except orjson.JSONDecodeError:
+        described = descriptors(manifest)
+    except ValueError:
         return []
+    return [
+        Listed(each.kind, each.digest, each.size, elsewhere=bool(each.descriptor.get("urls"))) for each in described
+    ]
+
+
+def descriptors(manifest: bytes) -> list[Described]:
+    """The same, with what their descriptors say. Raises ValueError for what is no JSON object."""
+    document = orjson.loads(manifest)
     if not isinstance(document, dict):
-        return []
-    descriptors = [(Kind.BLOB, document.get("config"))]
-    for name in ("manifests", "layers", "blobs"):
+        raise ValueError("it is no JSON object")
+    found = [("config", document.get("config"))]
+    for name, role in _LISTS.items():
         entries = document.get(name)
-        kind = Kind.MANIFEST if name == "manifests" else Kind.BLOB
-        descriptors += [(kind, entry) for entry in entries] if isinstance(entries, list) else []
-    objects = []
-    for kind, descriptor in descriptors:
+        found += [(role, entry) for entry in entries] if isinstance(entries, list) else []
+    described = []
+    for role, descriptor in found:
         if not isinstance(descriptor, dict):
             continue
         try:
@@ -50,5 +72,8 @@ def listed(manifest: bytes) -> list[Listed]:
             continue
         size = descriptor.get("size")
         known = isinstance(size, int) and size > 0
-        objects.append(Listed(kind, digest, size if known else None, bool(descriptor.get("urls"))))
-    return objects
+        described.append(Described(role, digest, size if known else None, descriptor))
+    return described
+
+
+_LISTS: Final = {"manifests": "manifest", "layers": "layer", "blobs": "blob"}

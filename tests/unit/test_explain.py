@@ -271,6 +271,16 @@ async def test_a_manifest_that_makes_no_sense_is_told_and_no_crash(data: bytes) 
     world.store.objects[Digest.of(data)] = data
     explanation = await world.explainer.explain(REPOSITORY, Digest.of(data))
     assert len(explanation.parts) == 1
+    assert ("no manifest that can be read" in explanation.parts[0].error) == (not data.startswith(b"{"))
+
+
+async def test_what_makes_no_sense_hides_nothing_else_and_blobs_are_told_too() -> None:
+    world = World()
+    manifest = {"config": {"digest": str(CONFIG), "platform": "vax"}, "layers": [1], "blobs": [{"digest": str(LAYER)}]}
+    data = json.dumps(manifest).encode()
+    world.store.objects[Digest.of(data)] = data
+    explanation = await world.explainer.explain(REPOSITORY, Digest.of(data))
+    assert [(each.role, each.platform) for each in explanation.parts[1:]] == [("config", ""), ("blob", "")]
 
 
 async def test_an_image_that_contains_itself_or_has_too_many_objects_ends(monkeypatch: pytest.MonkeyPatch) -> None:
