@@ -350,13 +350,14 @@ class Transfer:
 
 
 class TransferBody:
-    """What one reader gets of a transfer; `position` is how far it is, `left_behind` as in `mirror.window`."""
+    """What one reader gets of a transfer; `position` is how far it is; see `mirror.window.Reader`."""
 
     def __init__(self, transfer: Transfer, positions: range) -> None:
         self._transfer = transfer
         self._stop = positions.stop
         self._open = True
         self.position = positions.start
+        self.moves = 0
         self.left_behind = False
         transfer.join(self)
 
@@ -376,6 +377,7 @@ class TransferBody:
                 raise UnavailableError(f"the spool cannot be read: {piece.failure}")
 
     def _is_kept(self) -> bool:
+        self.moves += 1  # this is asked before more of a piece is taken
         return not self.left_behind
 
     async def aclose(self) -> None:

@@ -1,8 +1,10 @@
 """A window on an object in flight: what all readers have passed is punched out of its file, which makes room for more.
 
-What comes next waits for the slowest reader. While it moves that is right, however slow it is: a node that gives to
-several has less for each than its own client could take. A reader that stands still while another has to wait is left
-behind, and goes on from elsewhere alone; the last one never is.
+What comes next waits for the slowest reader. While it moves that is right, be it slow: a node that gives to several has
+less for each than its own client could take. A reader that stands still while another has to wait is left behind, and
+goes on from elsewhere alone; the last one never is. Whether it moves is seen when its connection takes more, which is
+about 300 kB at a time: at 150 kB/s it moves. Without zero copy it is seen after each chunk that is read of the file, of
+up to a step (`mirror.transfer.WINDOW_PIECE_BYTES`), which takes 350 kB/s.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
     from mirror.spool import SpoolFile
 
 HELD_UP_S: Final = 3.0
-"""How long the slowest reader may take for a step (`mirror.transfer.WINDOW_PIECE_BYTES`) while another waits. Raising
-it lets a client that pauses hold up a herd for longer; each that is left behind costs a request, and the rest of the
-object once more if only the registry has that."""
+"""How long the slowest reader may take nothing while another waits. Raising it lets a client that pauses hold up a herd
+for longer; each that is left behind costs a request, and the rest of the object once more if only the registry has
+that."""
 
 
 class Reader(Protocol):
@@ -29,6 +31,8 @@ class Reader(Protocol):
 
     position: int
     """Where it is; what lies before it does not want."""
+    moves: int
+    """Grows whenever it takes something, also of a piece that it has not got to the end of."""
     left_behind: bool
     """Set when its bytes are about to be punched out, those that it was given to read too."""
 
@@ -64,10 +68,10 @@ class Window:
             await self._changed()
             return
         slowest = min(self._readers, key=lambda reader: reader.position)
-        position = slowest.position
+        moves = slowest.moves
 
         def stands_in_the_way() -> bool:
-            return slowest in self._readers and slowest.position == position and self._holds_up(written)
+            return slowest in self._readers and slowest.moves == moves and self._holds_up(written)
 
         try:
             async with asyncio.timeout(HELD_UP_S):

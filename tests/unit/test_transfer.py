@@ -558,7 +558,13 @@ class Somebody:
     """A reader that the test moves."""
 
     position: int
+    moves: int = 0
     left_behind: bool = False
+
+    def take(self, length: int) -> None:
+        """Go on by so much; not even to the end of the piece, if that is 0."""
+        self.moves += 1
+        self.position += length
 
 
 class Paper:
@@ -604,12 +610,41 @@ def test_who_comes_when_another_moves_in_time_gets_time_of_its_own() -> None:
             present.add(newcomer)
             stirred.ring()
             await asyncio.sleep(0.1)
-            slow.position += transfer.WINDOW_PIECE_BYTES
+            slow.take(transfer.WINDOW_PIECE_BYTES)
             stirred.ring()
             await asyncio.sleep(0.2)
             assert (slow.left_behind, newcomer.left_behind) == (False, False)
 
     run(scene())
+
+
+def test_who_takes_long_for_a_step_but_moves_is_waited_for_until_it_stands_still() -> None:
+    async def scene() -> None:
+        slow = Somebody(0)
+        with full_window(Somebody(Paper.room), slow):
+            for _ in range(10):
+                await asyncio.sleep(0.9 * window.HELD_UP_S)
+                assert not slow.left_behind
+                slow.take(0)
+            await asyncio.sleep(2.1 * window.HELD_UP_S)
+            assert slow.left_behind
+
+    run(scene())
+
+
+async def test_what_is_taken_of_a_piece_shows_that_its_reader_moves(tmp_path: Path) -> None:
+    tap = Tap()
+    async with place(tmp_path) as here:
+        body = (await here.open(tap)).body
+        (reader,) = next(iter(here.transfers._running))._readers
+        async with aclosing(body.pieces()) as pieces:
+            piece = await anext(pieces)
+            chunks = read_piece(piece)
+            before = reader.moves
+            await anext(chunks)
+            await chunks.aclose()
+            assert reader.moves > before
+        await body.aclose()
 
 
 @pytest.mark.parametrize("readers", [1, 2])
