@@ -57,7 +57,9 @@ HOPS_MAX: Final = 24
 """How many are asked on the way down a tree of members that give an object to each other: it is as deep as the number
 of members has bits, and some answers take two."""
 HOPS_S: Final = 1.5
-"""When whoever asked looks again whom to ask: another may lead by now."""
+"""When whoever was told to come again looks whom else to ask: another may lead by now."""
+HOPS_S_MAX: Final = 10.0
+"""The same for whoever was told nothing: the others may have it."""
 
 PART_BYTES_MAX: Final = 128 * 1024
 """The answer of a member that is asked for its part in a herd: some hundred names at most."""
@@ -145,7 +147,7 @@ class Peers:
         began = asyncio.get_running_loop().time()
         for _ in range(HOPS_MAX):
             took_s = asyncio.get_running_loop().time() - began
-            if not candidates or took_s > HOPS_S:
+            if not candidates or took_s > (HOPS_S if soon else HOPS_S_MAX):
                 break
             holder = candidates.pop(0)
             try:

@@ -3,6 +3,8 @@
 What is known of an object is soft state: when this node goes, whoever coordinates next learns it anew from the
 renewals that come in. A lease that nobody renews is over after `RENEWED_S`. When a follower said that it gets nothing
 from the leader, the lease is over after `DOUBTED_S` in which it was not renewed with more of the object than before.
+Who lost its lease that way may only have been slow: it leads again when it comes further while its successor has
+nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ RENEWED_S: Final = 5.0
 DOUBTED_S: Final = 2.0
 """The same after a follower said that the leader is gone, if it comes no further meanwhile: five renewals. They share
 the leader's link with all that it gives, and some are late. One that renews and comes no further is stuck."""
+AHEAD_BYTES: Final = 8_000_000
+"""A leader that has so much more than who doubts it is not stuck: its own client pauses, or their connection broke."""
 GONE_S: Final = 2.5
 """The same when gossip has it that the leader is gone: what it says of its life is late as well."""
 DONE_S: Final = 5.0
@@ -94,6 +98,21 @@ class _Lease:
     offset: int
     done_at: float | None = None
     doubted_at: float | None = None
+    stuck: bool = False
+
+    def doubt(self, claim: Claim, now: float) -> None:
+        """Note that a follower gets nothing from the leader: it is lost, or has no bytes yet."""
+        barren = self.done_at is None and not self.offset and self.leader in claim.barren
+        if self.doubted_at is None and (barren or self.leader in claim.lost):
+            self.doubted_at, self.stuck = now, self.offset < claim.offset + AHEAD_BYTES
+
+    def renew(self, offset: int, now: float) -> bool:
+        """Note that the leader lives and is so far; whether it came further."""
+        further = offset > self.offset
+        self.heard_at, self.offset = now, max(offset, self.offset)
+        if further or not self.stuck:
+            self.doubted_at = None
+        return further
 
     def holds(self, now: float) -> bool:
         if self.done_at is not None:
@@ -107,6 +126,7 @@ class _Object:
     known_since: float
     asked_at: float
     lease: _Lease | None = None
+    deposed: _Lease | None = None
     small: Small | None = None
     small_at: float = 0.0
     refused_until: float = 0.0
@@ -116,6 +136,28 @@ class _Object:
     contest_since: float | None = None
     contenders: dict[str, int] = field(default_factory=dict)
     escapes: Ration = field(default_factory=lambda: Ration(1, ESCAPES_S))
+
+    def given(self, claim: Claim, now: float) -> Given | None:
+        """The object itself, if it is here and new enough; one that is not is to be fetched anew."""
+        if self.small is None:
+            return None
+        age_s = self.small.age_s + now - self.small_at
+        if age_s <= min(DONE_S, claim.age_max_s):
+            return Given(replace(self.small, age_s=age_s))
+        self.small = self.lease = None
+        return None
+
+    def former(self, member: str, now: float) -> _Lease | None:
+        """The lease that was passed on, if it was this member's and it is heard of still."""
+        former = self.deposed
+        return former if former and former.leader == member and now - former.heard_at <= RENEWED_S else None
+
+    def restored(self, former: _Lease) -> bool:
+        """Let the one lead again whose lease was passed on, if its successor has nothing yet; whether it does."""
+        if self.lease is None or self.lease.offset or self.lease.done_at is not None:
+            return False
+        self.lease, self.deposed = former, None
+        return True
 
 
 class Leases:
@@ -147,17 +189,14 @@ class Leases:
         return Noted()
 
     def _claim(self, member: str, claim: Claim, known: _Object, now: float) -> Verdict:  # noqa: PLR0911 - a table
-        if known.small is not None:
-            age_s = known.small.age_s + now - known.small_at
-            if age_s <= min(DONE_S, claim.age_max_s):
-                return Given(replace(known.small, age_s=age_s))
-            known.small = known.lease = None
+        if given := known.given(claim, now):
+            return given
         lease = known.lease
         if lease is not None and lease.leader == member:
             known.lease = _Lease(member, now, claim.offset)
             return Lead()
-        if lease is not None and lease.leader in claim.lost + claim.barren and lease.doubted_at is None:
-            lease.doubted_at = now
+        if lease is not None:
+            lease.doubt(claim, now)
         if lease is not None and self._held(lease, now):
             patience_s = STRANDED_S if lease.leader in claim.lost + claim.absent else PATIENCE_S
             if claim.waited_s >= patience_s and known.escapes.take(now):
@@ -174,6 +213,8 @@ class Leases:
         orphaned = lease.done_at is None if lease is not None else known.contest_since is not None
         if orphaned and (waiting := _contend(member, claim, known, now, held=False)):
             return waiting
+        if lease is not None and lease.done_at is None:
+            known.deposed = lease
         known.lease = _Lease(member, now, claim.offset)
         known.contest_since = None
         known.contenders.clear()
@@ -186,10 +227,11 @@ class Leases:
     def _renew(self, member: str, renewal: Renewal, known: _Object, now: float) -> None:
         lease = known.lease
         if lease is not None and lease.leader == member:
-            lease.heard_at = now
-            if renewal.offset <= lease.offset:
+            if not lease.renew(renewal.offset, now):
                 return
-            lease.offset, lease.doubted_at = renewal.offset, None
+        elif former := known.former(member, now):
+            if not former.renew(renewal.offset, now) or not known.restored(former):
+                return
         elif lease is not None and self._held(lease, now):
             return
         else:
@@ -198,12 +240,16 @@ class Leases:
         known.contenders.clear()
 
     def _release(self, member: str, release: Release, known: _Object, now: float) -> None:
+        if former := known.former(member, now):
+            known.deposed = None
+            if release.end is End.DONE:
+                known.restored(former)
         if known.lease is None or known.lease.leader != member:
             return
         known.small = None
         match release.end:
             case End.DONE:
-                known.lease.done_at = now
+                known.lease.done_at, known.lease.doubted_at = now, None
                 known.small, known.small_at = release.small, now
                 if known.small is not None:
                     self._smalls.append((now, known))

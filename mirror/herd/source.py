@@ -52,9 +52,9 @@ HOLD_S: Final = 15.0
 STARVED_S: Final = 3.0
 """How long a node waits for a source in its own zone before it looks beyond."""
 BARREN_S: Final = 5.0
-"""How long it waits for the first bytes of a leader that answers that it has none, before it tells the coordinator.
-Shorter costs more copies where a registry is slow; longer, where a leader is stuck and each who waits goes its own way.
-"""
+"""How long it waits for first bytes of a leader that answers that it has none, before it tells the coordinator; with
+several zones twice as long, since the leader of one waits for that of another. Shorter costs more copies where a
+registry is slow; longer, where a leader is stuck and each who waits goes its own way."""
 PROMISED_S: Final = 9.0
 """As `STARVED_S`, where somebody in the zone has it or leads, and has no slot free or no bytes yet: there will be one
 for who waits (`mirror.upload_slots`), and what crosses into the zone meanwhile it would have had anyway."""
@@ -111,7 +111,8 @@ class _Quest:
     lost: dict[str, float]
     slow: frozenset[str] = frozenset()
     absent: set[str] = field(default_factory=set)
-    barren: tuple[str, ...] = ()  # the leader that it was to follow last, if that answers and has nothing
+    barren: str = ""  # the leader that it was to follow last, if that answers and has nothing
+    barren_since: float = 0.0
     leases: dict[Scope, Lease] = field(default_factory=dict)
     failure: UnavailableError | None = None
     soon: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
@@ -281,6 +282,8 @@ class Herd:
                 quest.idle_s += quest.waited_s() - began
 
     def _claim(self, scope: Scope, quest: _Quest) -> Claim:
+        barren_s = 2 * BARREN_S if self._claims.roster().zoned else BARREN_S
+        barren = quest.barren and quest.waited_s() - quest.barren_since >= barren_s
         return Claim(
             scope,
             quest.object,
@@ -289,7 +292,7 @@ class Herd:
             absent=tuple(quest.absent)[-NAMES_MAX:],
             known=quest.known,
             waited_s=quest.waited_s(),
-            barren=quest.barren if quest.waited_s() >= BARREN_S else (),
+            barren=(quest.barren,) if barren else (),
         )
 
     async def _obey(self, verdict: Verdict, request: Request, quest: _Quest, *, zone: str | None) -> Content | None:
@@ -319,8 +322,11 @@ class Herd:
         """From the leader, or from one below it. Never from others that only wait as well: they might wait for this."""
         holder = self._index.member(leader) if leader not in quest.lost else None
         search = Search(zone, quest.starving_s())
+        asked_at = quest.waited_s()
         content = await self._from([holder], request, quest, search) if holder else None
-        quest.barren = (leader,) if leader in search.barren | search.absent else ()
+        barren = leader if leader in search.barren | search.absent else ""
+        if barren != quest.barren:
+            quest.barren, quest.barren_since = barren, asked_at
         return content
 
     async def _lead(self, request: Request, quest: _Quest, *, escape: bool) -> Content | None:

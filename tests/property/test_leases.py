@@ -56,6 +56,7 @@ class Coordinator(RuleBasedStateMachine):
         self.doubted_at: float | None = None
         self.done_at: float | None = None
         self.small_at: float | None = None
+        self.former: tuple[str, int, float] | None = None  # whose lease was passed on, how far it was, when last heard
 
     @rule(seconds=st.sampled_from([0.01, 0.1, RENEW_S, 1.0, RENEWED_S + 0.1, 20.0]))
     def wait(self, seconds: float) -> None:
@@ -89,7 +90,10 @@ class Coordinator(RuleBasedStateMachine):
         lost = tuple(other for other in lost if other != name)
         claim = Claim(Scope.ZONE, OBJECT, offset, lost, absent, known, waited_s, second, barren=barren)
         self.forget_what_is_old()
-        if self.leader in lost + barren and self.doubted_at is None and self.leader not in (None, name):
+        begins = self.done_at is None and self.offset <= 0
+        doubts = lost + barren if begins else lost
+        given = self.small_at is not None
+        if self.leader in doubts and not given and self.doubted_at is None and self.leader not in (None, name):
             self.doubted_at = self.now
         self.judge(name, claim, self.leases.answer(name, claim, self.now))
 
@@ -110,6 +114,8 @@ class Coordinator(RuleBasedStateMachine):
                 assert claim.waited_s >= STRANDED_S
             case Lead():
                 assert self.leader in (None, name) or self.is_over(), f"{name} leads beside {self.leader}"
+                if self.leader not in (None, name) and self.done_at is None:
+                    self.former = str(self.leader), max(0, self.offset), self.heard_at
                 self.leader, self.heard_at, self.doubted_at, self.done_at = name, self.now, None, None
                 self.offset = claim.offset
             case Given(small):
@@ -129,11 +135,30 @@ class Coordinator(RuleBasedStateMachine):
             return self.doubted_at is not None or self.now - self.done_at > DONE_S
         return self.doubted_at is not None and self.now - self.doubted_at > DOUBTED_S
 
+    def formerly(self, name: str) -> int | None:
+        """How far this member was when its lease was passed on, if it is heard of still."""
+        if self.former is None or self.former[0] != name or self.now - self.former[2] > RENEWED_S:
+            return None
+        return self.former[1]
+
+    def comes_back(self, name: str) -> bool:
+        """Whether this member leads again: its successor has nothing."""
+        if self.leader is None or self.offset > 0 or self.done_at is not None:
+            return False
+        self.leader, self.heard_at, self.doubted_at, self.former = name, self.now, None, None
+        self.offset = -1
+        return True
+
     @rule(name=members, offset=st.integers(0, 3))
     def renew(self, name: str, offset: int) -> None:
         self.forget_what_is_old()
         assert self.leases.answer(name, Renewal(Scope.ZONE, OBJECT, offset), self.now) == Noted()
-        if self.leader is None or (name != self.leader and self.is_over()):
+        former = self.formerly(name)
+        if former is not None and name != self.leader:
+            self.former = name, max(former, offset), self.now
+            if offset <= former or not self.comes_back(name):
+                return
+        elif self.leader is None or (name != self.leader and self.is_over()):
             self.leader, self.done_at = name, None
             self.offset = -1
         if name == self.leader:
@@ -146,8 +171,12 @@ class Coordinator(RuleBasedStateMachine):
         self.forget_what_is_old()
         body = Small("text/plain", b"x") if small and end is End.DONE else None
         assert self.leases.answer(name, Release(Scope.ZONE, OBJECT, end, retry_s, body), self.now) == Noted()
+        if self.formerly(name) is not None:
+            if end is End.DONE:
+                self.comes_back(name)
+            self.former = None
         if name == self.leader and end is End.DONE:
-            self.done_at = self.now
+            self.done_at, self.doubted_at = self.now, None
             self.small_at = self.now if body else None
         elif name == self.leader:
             self.leader = self.small_at = self.done_at = self.doubted_at = None
@@ -161,7 +190,7 @@ class Coordinator(RuleBasedStateMachine):
             assert waited_s <= PATIENCE_S + ESCAPES_S + 2 * AGAIN_S, "it waits for ever"
             claim = Claim(Scope.ZONE, OBJECT, lost=tuple(sorted(unreachable)), known=True, waited_s=waited_s)
             self.forget_what_is_old()
-            if self.leader in unreachable and self.doubted_at is None:
+            if self.leader in unreachable and self.small_at is None and self.doubted_at is None:
                 self.doubted_at = self.now
             verdict = self.leases.answer("new", claim, self.now)
             self.judge("new", claim, verdict)

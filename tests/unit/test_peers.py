@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from mirror import hedge, peer_connection
+from mirror import peers as peers_module
 from mirror.choice import Holder, Search, Standing
 from mirror.errors import FullError, NotFoundError, NotYetError, UnavailableError
 from mirror.load import WAITED_HEADER
@@ -203,6 +204,16 @@ async def test_who_is_about_to_have_it_is_asked_again_after_the_others() -> None
         await content.body.aclose()
         assert len(first.heard) == 2
     assert (search.lost, search.absent) == (set(), {"peer-1"})
+
+
+async def test_one_that_does_not_answer_for_long_keeps_nobody_from_asking_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers_module, "HOPS_S", 0.0)
+    async with scripted(slam) as first, scripted(GOOD) as second, peers_at(first.url, second.url) as peers:
+        content = await peers.open_from(peers._index.holders(DIGEST), BLOB, Search())
+        assert content.holder == "peer-1"
+        await content.body.aclose()
 
 
 async def test_bytes_that_come_through_this_node_itself_are_not_taken_and_nobody_is_blamed() -> None:

@@ -10,6 +10,7 @@ import pytest
 from mirror.herd import leases
 from mirror.herd.leases import (
     AGAIN_S,
+    AHEAD_BYTES,
     CLOSED_S_MAX,
     CONTEST_S,
     DONE_S,
@@ -188,6 +189,76 @@ def test_a_leader_that_a_follower_calls_barren_is_followed_and_replaced_if_nothi
     assert desk.claim("bob", barren=("ann",)) == (Follow("ann") if comes else Wait(AGAIN_S))
     desk.wait(AGAIN_S)
     assert desk.claim("bob", barren=("ann",)) == (Follow("ann") if comes else Lead())
+
+
+def deposed() -> Desk:
+    """Ann had nothing for some time, and bob leads now, who has nothing either; ann goes on and does not know."""
+    desk = Desk()
+    desk.claim("ann")
+    desk.claim("bob", barren=("ann",))
+    desk.wait(DOUBTED_S)
+    desk.renew("ann")
+    desk.wait(AN_INSTANT_S)
+    assert desk.claim("bob") == Wait(AGAIN_S)
+    desk.wait(AGAIN_S)
+    assert desk.claim("bob") == Lead()
+    return desk
+
+
+def test_a_leader_that_was_only_slow_leads_again_when_it_comes_further_and_its_successor_has_nothing() -> None:
+    desk = deposed()
+    desk.renew("ann")
+    assert desk.claim("cyd") == Follow("bob")
+    desk.renew("ann", 1)
+    assert desk.claim("cyd") == Follow("ann")
+    desk.renew("bob", 1)
+    assert desk.claim("cyd") == Follow("ann")
+
+
+def test_a_leader_that_was_only_slow_is_followed_when_it_has_all_and_its_successor_nothing() -> None:
+    desk = deposed()
+    small = Small("text/plain", b"x")
+    desk.release("ann", End.DONE, small=small)
+    assert desk.claim("cyd") == Given(small)
+
+
+def test_a_leader_that_was_only_slow_does_not_take_the_place_of_one_that_has_something() -> None:
+    desk = deposed()
+    desk.renew("bob", 1)
+    desk.renew("ann", 2)
+    assert desk.claim("cyd") == Follow("bob")
+    desk.release("ann", End.DONE)
+    assert desk.claim("cyd") == Follow("bob")
+
+
+def test_one_whose_lease_was_passed_on_and_that_comes_no_further_does_not_have_it_back() -> None:
+    desk = deposed()
+    desk.renew("bob", 40)
+    desk.release("bob", End.LOST)
+    desk.renew("ann")
+    assert desk.claim("cyd", offset=40, lost=("bob",)) == Wait(AGAIN_S)
+    desk.wait(AGAIN_S)
+    assert desk.claim("cyd", offset=40, lost=("bob",)) == Lead()
+
+
+def test_one_that_has_the_whole_object_is_not_doubted_for_what_was_before() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.claim("bob", lost=("ann",))
+    desk.release("ann", End.DONE)
+    assert desk.claim("bob", barren=("ann",)) == Follow("ann")
+    assert desk.claim("cyd") == Follow("ann")
+
+
+def test_a_leader_that_pauses_far_ahead_of_one_that_lost_it_keeps_its_lease() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.renew("ann", 2 * AHEAD_BYTES)
+    desk.claim("bob", offset=AHEAD_BYTES, lost=("ann",))
+    for _ in range(10):
+        desk.wait(RENEW_S)
+        desk.renew("ann", 2 * AHEAD_BYTES)
+    assert desk.claim("cyd") == Follow("ann")
 
 
 def test_a_leader_is_not_doubted_because_the_one_before_it_was_barren() -> None:
