@@ -1,8 +1,7 @@
 """Who holds a key, for those who ask: the index and the visibility of members, made ready for microseconds.
 
 For each rank (in this node's zone; elsewhere; ranked last) a list holds, for each slot of the index, the member that
-has the slot if it is of that rank. What changed is put right at the next question, at about 5 us a member, most of it
-for its place in the list of all.
+has the slot if it is of that rank. What changed is put right at the next question, at some microseconds a member.
 """
 
 from __future__ import annotations

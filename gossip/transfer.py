@@ -48,74 +48,6 @@ class _Parcel:
         return Part(number, last, tuple(self.claims), tuple(self.deltas), tuple(self.keys), tuple(self.pieces))
 
 
-class Outgoing:
-    """An answer being given: records, and what one misses who stands there with these owners.
-
-    A part tells the state of the moment at which it is made.
-    """
-
-    def __init__(self, held: ORSet, claims: Sequence[Claim], have: Sequence[Standing]) -> None:
-        self._held = held
-        self._numbers: dict[bytes, int] = {}
-        self._parts = self._make(claims, have)
-
-    def next(self) -> Part | None:
-        """The next part; None after the last."""
-        return next(self._parts, None)
-
-    def _make(self, claims: Sequence[Claim], have: Sequence[Standing]) -> Iterator[Part]:
-        number, parcel = 1, _Parcel()
-        for work, put in self._contents(claims, have):
-            if parcel.work and parcel.work + work > PART_WORK_MAX:
-                yield parcel.part(number, last=False)
-                number, parcel = number + 1, _Parcel()
-            parcel.work += work
-            if isinstance(put, _Run):
-                parcel.pieces.append(self._piece(put, parcel.keys))
-            elif isinstance(put, tuple):
-                parcel.claims.extend(put)
-            else:
-                parcel.deltas.append(put)
-        yield parcel.part(number, last=True)
-
-    def _contents(
-        self, claims: Sequence[Claim], have: Sequence[Standing]
-    ) -> Iterator[tuple[int, tuple[Claim, ...] | Delta | _Run]]:
-        """What is to be sent, in pieces of bounded work, each made when the one before is sent."""
-        for claim in claims:
-            yield CLAIM_WORK, (claim,)
-        for owner, epoch, after in have:
-            cell = self._held.cells.get(owner)
-            if cell is None or (epoch, after) >= (cell.epoch, cell.version):
-                continue
-            if epoch == cell.epoch and after:
-                delta = self._held.diff(owner, epoch, after)
-                assert delta is not None
-                work = _work(delta)
-                if not isinstance(delta, Snapshot) and work <= PART_WORK_MAX:
-                    yield work, delta
-                    continue
-            # What changes from now on is not in it, however long it takes to send.
-            head, sequences, identities = (owner, cell.epoch, cell.version), cell.sequences[:], cell.identities[:]
-            with self._held.index.pinned():
-                for start in range(0, max(1, len(sequences)), PIECE_PAIRS_MAX):
-                    end = start + PIECE_PAIRS_MAX
-                    keys = self._held.index.keys(identities[start:end])
-                    run = _Run(head, end >= len(sequences), tuple(sequences[start:end]), keys)
-                    yield PIECE_WORK + len(keys), run
-
-    def _piece(self, run: _Run, fresh: list[bytes]) -> Piece:
-        numbers = self._numbers
-        references = []
-        for key in run.keys:
-            number = numbers.get(key)
-            if number is None:
-                number = numbers[key] = len(numbers)
-                fresh.append(key)
-            references.append(number)
-        return Piece(*run.head, run.last, run.sequences, tuple(references))
-
-
 @dataclass(frozen=True, slots=True)
 class _Run:
     """Some of the elements of an owner's set, which is that of this epoch and version."""
@@ -124,6 +56,79 @@ class _Run:
     last: bool
     sequences: tuple[int, ...]
     keys: list[bytes]
+
+
+class Outgoing:
+    """An answer being given: records, and what one misses who stands there with these owners.
+
+    A part tells the state of the moment at which it is made. Who drops an answer ends it: what it was still to tell of
+    is held for it no longer.
+    """
+
+    def __init__(self, held: ORSet, claims: Sequence[Claim], have: Sequence[Standing]) -> None:
+        self._parts = _parts(held, claims, have)
+
+    def next(self) -> Part | None:
+        """The next part; None after the last."""
+        return next(self._parts, None)
+
+
+# These know nothing of the answer itself, or it would not end before the garbage is collected.
+
+
+def _parts(held: ORSet, claims: Sequence[Claim], have: Sequence[Standing]) -> Iterator[Part]:
+    number, parcel = 1, _Parcel()
+    numbers: dict[bytes, int] = {}
+    for work, put in _contents(held, claims, have):
+        if parcel.work and parcel.work + work > PART_WORK_MAX:
+            yield parcel.part(number, last=False)
+            number, parcel = number + 1, _Parcel()
+        parcel.work += work
+        if isinstance(put, _Run):
+            parcel.pieces.append(_piece(put, numbers, parcel.keys))
+        elif isinstance(put, tuple):
+            parcel.claims.extend(put)
+        else:
+            parcel.deltas.append(put)
+    yield parcel.part(number, last=True)
+
+
+def _contents(
+    held: ORSet, claims: Sequence[Claim], have: Sequence[Standing]
+) -> Iterator[tuple[int, tuple[Claim, ...] | Delta | _Run]]:
+    """What is to be sent, in pieces of bounded work, each made when the one before is sent."""
+    for claim in claims:
+        yield CLAIM_WORK, (claim,)
+    for owner, epoch, after in have:
+        cell = held.cells.get(owner)
+        if cell is None or (epoch, after) >= (cell.epoch, cell.version):
+            continue
+        if epoch == cell.epoch and after:
+            delta = held.diff(owner, epoch, after)
+            assert delta is not None
+            work = _work(delta)
+            if not isinstance(delta, Snapshot) and work <= PART_WORK_MAX:
+                yield work, delta
+                continue
+        # What changes from now on is not in it, however long it takes to send.
+        head, sequences, identities = (owner, cell.epoch, cell.version), cell.sequences[:], cell.identities[:]
+        with held.index.pinned():
+            for start in range(0, max(1, len(sequences)), PIECE_PAIRS_MAX):
+                end = start + PIECE_PAIRS_MAX
+                keys = held.index.keys(identities[start:end])
+                run = _Run(head, end >= len(sequences), tuple(sequences[start:end]), keys)
+                yield PIECE_WORK + len(keys), run
+
+
+def _piece(run: _Run, numbers: dict[bytes, int], fresh: list[bytes]) -> Piece:
+    references = []
+    for key in run.keys:
+        number = numbers.get(key)
+        if number is None:
+            number = numbers[key] = len(numbers)
+            fresh.append(key)
+        references.append(number)
+    return Piece(*run.head, run.last, run.sequences, tuple(references))
 
 
 class Incoming:

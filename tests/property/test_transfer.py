@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,3 +92,18 @@ def test_an_answer_that_loses_a_part_is_given_up_and_leaves_nothing(sizes: list[
         target.sweep()
     target.check()
     assert target.index.pairs == 0
+
+
+def test_an_answer_that_is_dropped_frees_at_once_what_it_was_still_to_tell_of() -> None:
+    source = holding([3 * PART_WORK_MAX, 0, 0], 0)
+    gc.disable()
+    try:
+        outgoing = Outgoing(source, (), [("ann", BOTTOM, 0)])
+        outgoing.next()
+        source.forget("ann")
+        while not source.swept:
+            source.sweep()
+        del outgoing
+        assert not source.index.swept, "its keys could be told of until then"
+    finally:
+        gc.enable()
