@@ -91,6 +91,10 @@ class NoSourceLeftError(UnavailableError):
     """Bytes broke off, and no source goes on with them: trying again at once is of no use."""
 
 
+class LeftBehindError(UnavailableError):
+    """Others went on without this reader, for whom they waited too long; who gives the bytes did nothing wrong."""
+
+
 class CorruptError(UnavailableError):
     """The source gave bytes that do not have the digest they were asked by."""
 

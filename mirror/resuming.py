@@ -7,7 +7,7 @@ import logging
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Final
 
-from mirror.errors import CorruptError, NoSourceLeftError, SourceError, UnavailableError
+from mirror.errors import CorruptError, LeftBehindError, NoSourceLeftError, SourceError, UnavailableError
 from mirror.floor import Rating, below_floor, watched
 from mirror.oci import ByteRange
 from mirror.pieces import SocketPiece, moved
@@ -48,7 +48,7 @@ class ResumingBody:
         self._body = content.body
         self._judge = content.judge
         self._holder = content.holder
-        self._left = {content.holder}
+        self._left: set[str] = set()
         self._slow: set[str] = set()
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
@@ -75,6 +75,8 @@ class ResumingBody:
                     self._request.trail.note(What.STALLED, self._content.origin, self._holder)
                     if watch.rating is Rating.SLOW:
                         self._slow.add(self._holder)
+                if not isinstance(error, LeftBehindError):
+                    self._left.add(self._holder)
                 await self._body.aclose()
                 self._body = await self._reopen(position, stop)
 
@@ -96,7 +98,6 @@ class ResumingBody:
         self._content.lineage = content.lineage
         self._judge = content.judge
         self._holder = content.holder
-        self._left.add(content.holder)
         self._request.trail.note(What.RESUMED, content.origin, content.holder)
         return content.body
 

@@ -19,7 +19,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from mirror.errors import NoSourceLeftError, UnavailableError
+from mirror.errors import LeftBehindError, NoSourceLeftError, UnavailableError
 from mirror.intake import BATCH_BYTES, NoRoomError, finished, readable
 from mirror.pieces import FilePiece, SocketPiece, read_piece
 from mirror.source import Content, MemoryBody
@@ -362,19 +362,23 @@ class TransferBody:
         transfer.join(self)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The bytes as the file grows; raises `UnavailableError` where it grows no more."""
+        """The bytes as the file grows; raises `UnavailableError` where it ends, `LeftBehindError` in a hole."""
         transfer = self._transfer
         while self.position < self._stop:
             await transfer.reach(self.position)
-            if self.left_behind:
-                raise UnavailableError("others waited for this reader for too long")
+            self._check_kept()
             length = min(min(transfer.readable, self._stop) - self.position, transfer.piece_bytes_max)
             piece = FilePiece(transfer.descriptor, self.position, length, self._is_kept)
             yield piece
             self.position += piece.sent
             transfer.progressed(self)
             if piece.sent < piece.length:
+                self._check_kept()
                 raise UnavailableError(f"the spool cannot be read: {piece.failure}")
+
+    def _check_kept(self) -> None:
+        if self.left_behind:
+            raise LeftBehindError("others waited for this reader for too long")
 
     def _is_kept(self) -> bool:
         self.moves += 1  # this is asked before more of a piece is taken

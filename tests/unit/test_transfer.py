@@ -21,6 +21,7 @@ import pytest
 from mirror import spool, transfer, window
 from mirror.errors import (
     CorruptError,
+    LeftBehindError,
     NoSourceLeftError,
     NotFoundError,
     OverQuotaError,
@@ -528,10 +529,30 @@ async def test_a_reader_for_whom_others_waited_too_long_is_left_behind(
         piece = await anext(pieces)
         assert await here.read(tap, LARGE_BLOB) == LARGE
         assert [chunk async for chunk in read_piece(piece)] == [], "there is a hole now"
-        with pytest.raises(UnavailableError):
+        with pytest.raises(LeftBehindError):
             await anext(pieces)
         await slow.aclose()
         assert len(tap.opened) == 1
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["left behind", "broken"])
+async def test_only_a_giver_that_breaks_off_is_not_asked_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    tap, elsewhere = Tap(LARGE, len(LARGE), fails_at=PUNCH_BYTES if broken else None), Tap(LARGE, len(LARGE))
+    async with windows(tmp_path, monkeypatch) as here:
+        content = await tap.open(LARGE_BLOB) if broken else await here.open(tap, LARGE_BLOB)
+        content.holder = "giver"
+        body = resuming(elsewhere, LARGE_BLOB, content).body
+        async with aclosing(body.pieces()) as pieces:
+            received = bytearray(b"".join([chunk async for chunk in read_piece(await anext(pieces))]))
+            if not broken:
+                assert await here.read(tap, LARGE_BLOB) == LARGE
+            async for piece in pieces:
+                received += b"".join([chunk async for chunk in read_piece(piece)])
+        assert received == LARGE
+        await body.aclose()
+        assert [request.left_out for request in elsewhere.opened] == [frozenset({"giver"} if broken else ())]
 
 
 async def test_a_reader_that_moves_is_waited_for_however_slow_it_is(
