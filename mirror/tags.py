@@ -8,8 +8,9 @@ who are let in (`mirror.authorization`).
 Nodes ask a registry together, unless it is protected (`mirror.herd.tags`). What it said to another node is verified as
 of then, and how old it may be is a matter of policy as well.
 
-One question at a time: those who ask the same, in the same way and with the same credentials, share the answer. It is
-waited for as long as nothing is known here; else for `BUDGET_S`, and what comes later is noted for the next one.
+One question at a time: those who ask the same, in the same way and with the same credentials, share the answer; not
+those who know of an invalidation since it was asked. It is waited for as long as nothing is known here; else for
+`BUDGET_S`, and what comes later is noted for the next one.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ RENEWAL_S: Final = 60.0
 """How old what the cluster knows may be before the same is said again, where the registry is asked each time. It is of
 use only when the registry goes away; less costs all nodes more messages."""
 
-_Question = tuple["Repository", "Tag", str, "str | None"]
+_Question = tuple["Repository", "Tag", str, "str | None", int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,13 @@ class Tags:
     async def _ask(self, request: Request, known: Known) -> Descriptor:
         """What the registry says; raises `UnavailableError` when it does not, be it in time only."""
         assert isinstance(request.reference, Tag)
-        question = (request.repository, request.reference, request.accept, request.authorization)
+        question = (
+            request.repository,
+            request.reference,
+            request.accept,
+            request.authorization,
+            known.invalidated_at,
+        )
         asking = self._asking.get(question)
         if asking is None:
             asking = self._asking[question] = asyncio.create_task(

@@ -230,6 +230,19 @@ async def test_those_who_ask_the_same_at_the_same_time_are_one_request(stage: St
     assert len(stage.upstream.asked) == 2, "an answer is shared by those who waited for it alone"
 
 
+async def test_who_asks_after_an_invalidation_does_not_share_what_was_asked_before(stage: Stage) -> None:
+    stage.upstream.going_on.clear()
+    tags = stage.tags()
+    before = asyncio.create_task(meaning(tags))
+    await asyncio.sleep(0)
+    stage.knows(Known(invalidated_at=int(NOW)))
+    after = asyncio.create_task(meaning(tags))
+    await asyncio.sleep(0)
+    stage.upstream.going_on.set()
+    await asyncio.gather(before, after)
+    assert stage.together.asked == [(TAG_MOMENT_S, 0), (TAG_MOMENT_S, int(NOW))]
+
+
 async def test_other_credentials_are_another_question(stage: Stage) -> None:
     tags = stage.tags()
     requests = [V1, Request(REPOSITORY, Kind.MANIFEST, Tag("v1"), authorization="Bearer a")]
