@@ -3,7 +3,7 @@
 An object of at most `VERIFY_FIRST_BYTES_MAX` that comes from a peer or a registry is verified before its first byte
 goes to the runtime, so a corrupt source is simply replaced by another one. A larger object streams; the runtime
 verifies it when it commits, as ever. Of a blob whose size neither its source nor its manifest tells, so much is read
-first: it may end within that.
+first, for `SIZED_S` at most: it may end within that.
 
 A small blob in flight is hashed where it is put while it comes (`mirror.transfer`), not before: else it would come to
 each node of a herd only when the one before had all of it.
@@ -11,6 +11,7 @@ each node of a herd only when the one before had all of it.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 VERIFY_FIRST_BYTES_MAX: Final = 8 * 1000 * 1000
 """Raising it holds more back (memory per request, and time to the first byte) and verifies more."""
+SIZED_S: Final = 5.0
+"""How long a blob that may be small is read before it streams. Raising it verifies more of what comes slowly, and is a
+part of what a client waits for an answer (`mirror.registry.ANSWER_S_MAX`)."""
 
 
 def hashed_on_its_way(request: Request, size: int | None) -> bool:
@@ -61,13 +65,15 @@ async def open_verified(open_: Callable[[Request], Awaitable[Content]], request:
 
 
 async def _sized_by_reading(content: Content, request: Request, limit: int) -> Content:
-    """A blob of which nobody told the size: whether it is small is seen when it ends, or does not."""
+    """A blob of which nobody told the size: whether it is small is seen when it ends, or does not soon."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + SIZED_S
     begun = bytearray()
     chunks = read_chunks(content.body)
     try:
         async for chunk in chunks:
             begun += chunk
-            if len(begun) > limit:
+            if len(begun) > limit or clock() >= until:
                 content.body = _BegunBody(bytes(begun), chunks, content.body)
                 return content
     except BaseException:

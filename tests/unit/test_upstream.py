@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from mirror import upstream as upstream_module
+from mirror import verified
 from mirror.challenge import Challenge
 from mirror.errors import CorruptError, RefusedError, UnavailableError
 from mirror.listings import ListingRequest
@@ -246,6 +247,28 @@ async def test_a_blob_of_which_nobody_told_the_size_is_known_when_it_is_small_an
         content = await upstream.open(wanted(Digest.of(large)))
         assert content.positions is None
         assert await read_all(content.body, len(large)) == large
+
+
+async def test_a_blob_of_which_nobody_told_the_size_streams_after_some_seconds_if_it_comes_slowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verified, "SIZED_S", 0.1)
+    opened = asyncio.Event()
+
+    async def slowly(_: Heard, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        while not opened.is_set():
+            writer.write(b"x" * 100)
+            await asyncio.sleep(0.02)
+
+    async with scripted(slowly) as server, upstream_at(server.url) as upstream:
+        async with asyncio.timeout(5):
+            content = await upstream.open(wanted())
+        opened.set()
+        assert content.positions is None
+        received = await read_all(content.body, 1_000_000)
+        assert received == b"x" * len(received)
+        assert len(received) > 100
 
 
 async def test_a_manifest_above_the_limit_is_refused_without_being_read() -> None:
