@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
-"""The longest silence before the first bytes of an answer's body. All waits together stay below 25 s, since containerd
-gives up on an answer after 30 s."""
+"""The longest silence before the first bytes of an answer's body. Behind a wait for peers all this may be more than the
+client is given: `mirror.registry.ANSWER_S_MAX` cuts it, with an answer that sends the runtime elsewhere."""
 RETRY_S: Final = 5.0
 """How long a registry that is out of order or has had enough is left alone, unless it says how long."""
 RETRY_S_MAX: Final = 3600
@@ -63,7 +63,7 @@ REFUSAL_BYTES_MAX: Final = 64 * 1024
 TOKEN_BYTES_MAX: Final = 64 * 1024
 
 MIRROR_S_MAX: Final = 4.0
-"""How long a mirror before the registry may take to answer; with the two waits above it stays below 25 s."""
+"""How long a mirror before the registry may take to answer; what one takes is missing for the registry behind it."""
 
 GREETING_S_MAX: Final = 4.0
 """How long a registry may take to say whether it wants to know who asks."""

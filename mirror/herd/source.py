@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from mirror.source import Request, Source
 
 HOLD_S: Final = 15.0
-"""After so long a request goes upstream on its own whatever the coordinator says. All waits together stay below the
-25 s after which the client is sent elsewhere."""
+"""After so long a request goes upstream on its own whatever the coordinator says. That leaves 10 s for the registry: a
+client that has no answer after `mirror.registry.ANSWER_S_MAX` is sent elsewhere."""
 STARVED_S: Final = 3.0
 """How long a node waits for a source in its own zone before it looks beyond."""
 BARREN_S: Final = 5.0
