@@ -155,12 +155,13 @@ class Tags:
     async def _verify(self, request: Request, tag: Tag, invalidated_at: int) -> Descriptor:
         repository = request.repository
         rules = self._policy().of(repository.registry)
+        asked_at = self._clock()  # what was asked before an invalidation must not count as verified after it
         if rules.authorize is Authorize.UPSTREAM:
             meaning = Meaning(await self._authorization.resolve(request))
         else:
             age_max_s = rules.tag_age_max_s(repository.name, tag)
             meaning = await self._together.meaning(request, age_max_s, invalidated_at)
-        digest, at = meaning.descriptor.digest, self._clock() - meaning.age_s
+        digest, at = meaning.descriptor.digest, asked_at - meaning.age_s
         self._knowledge.verified(repository, tag, digest, at, min(RENEWAL_S, rules.tag_ttl_s))
         await self._remember(request, digest)
         return meaning.descriptor

@@ -243,6 +243,17 @@ async def test_who_asks_after_an_invalidation_does_not_share_what_was_asked_befo
     assert stage.together.asked == [(TAG_MOMENT_S, 0), (TAG_MOMENT_S, int(NOW))]
 
 
+async def test_what_was_asked_before_an_invalidation_is_not_verified_after_it(stage: Stage) -> None:
+    stage.upstream.going_on.clear()
+    asking = asyncio.create_task(meaning(stage.tags()))
+    while not stage.upstream.asked:
+        await asyncio.sleep(0)
+    stage.now = NOW + 3
+    stage.upstream.going_on.set()
+    assert await asking == NEW
+    assert stage.heard.tags[Tag("v1")].verified_at == int(NOW), "as of when it was asked"
+
+
 async def test_other_credentials_are_another_question(stage: Stage) -> None:
     tags = stage.tags()
     requests = [V1, Request(REPOSITORY, Kind.MANIFEST, Tag("v1"), authorization="Bearer a")]
