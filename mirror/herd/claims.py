@@ -76,15 +76,18 @@ class Claims:
         if releasing := self._releasing.get((claim.scope, claim.object)):
             # Else the claim would come first, be granted as a lease that is held, and that be released.
             await asyncio.wait([releasing])
+        clock = asyncio.get_running_loop().time
+        began = clock() - claim.waited_s
         for answer_s in (ANSWER_S, LATE_ANSWER_S):
             ranked = self._coordinators(claim)
             for name in sorted(ranked, key=self._is_silent):
                 try:
-                    return await self._ask(name, replace(claim, second=name != ranked[0]), answer_s)
+                    claim = replace(claim, second=name != ranked[0], waited_s=clock() - began)
+                    return await self._ask(name, claim, answer_s)
                 except (UnansweredError, ValueError) as error:
                     log.debug("coordinator %s of %s: %s", name, claim.object, error)
                     self._silent = {other: at for other, at in self._silent.items() if self._is_silent(other)}
-                    self._silent[name] = asyncio.get_running_loop().time()
+                    self._silent[name] = clock()
         return Lead(escape=True)
 
     async def look(self, member: str, look: Look) -> bool | None:

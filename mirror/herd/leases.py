@@ -50,8 +50,9 @@ AGAIN_S: Final = 0.2
 """When to ask again where something is about to be decided."""
 CONTEST_S: Final = 0.15
 """How long followers that lost their leader are heard before the most advanced of them is chosen."""
-GRACE_S: Final = 0.6
-"""A coordinator that took over, or is new, waits so long for a leader to show up before it makes another."""
+GRACE_S: Final = 0.5
+"""A coordinator that took over, or is new, waits so long for a leader to show up before it makes another: one tells
+its coordinators at once, and every `RENEW_S`."""
 REFUSED_S: Final = 5.0
 """How long a refusal is remembered, and others are told to ask by HEAD first."""
 CLOSED_S_MAX: Final = 120.0
@@ -208,8 +209,8 @@ class Leases:
             return Closed(known.closed_until - now, known.registry_closed)
         if now < known.refused_until and not claim.known:
             return Probe()  # at once: each client needs a challenge of its own before it comes with credentials
-        if (claim.second or self._young()) and now - known.known_since < GRACE_S:
-            return Wait(AGAIN_S)
+        if (rest_s := self._grace_s(claim, known, now)) > 0:
+            return Wait(min(AGAIN_S, rest_s))
         orphaned = lease.done_at is None if lease is not None else known.contest_since is not None
         if orphaned and (waiting := _contend(member, claim, known, now, held=False)):
             return waiting
@@ -219,6 +220,14 @@ class Leases:
         known.contest_since = None
         known.contenders.clear()
         return Lead()
+
+    def _grace_s(self, claim: Claim, known: _Object, now: float) -> float:
+        """How long a leader that is not known here may still show up. Where this node only took over, it had the time
+        too in which the one before it did not answer: leaders tell all that would be next."""
+        waited_s = now - known.known_since
+        if self._young():
+            return GRACE_S - waited_s
+        return GRACE_S - max(waited_s, claim.waited_s) if claim.second else 0.0
 
     def _held(self, lease: _Lease, now: float) -> bool:
         """Whether the lease holds, and its leader lives: it is thought to, or was heard of late."""

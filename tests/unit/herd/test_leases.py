@@ -496,6 +496,14 @@ def test_a_coordinator_that_took_over_makes_a_leader_when_none_shows_up() -> Non
     assert desk.now - began <= GRACE_S + AGAIN_S
 
 
+def test_the_time_in_which_the_one_before_it_did_not_answer_counts_unless_it_is_young_itself() -> None:
+    desk = Desk()
+    assert desk.claim("bob", second=True, waited_s=GRACE_S - AGAIN_S) == Wait(GRACE_S - (GRACE_S - AGAIN_S))
+    assert desk.claim("bob", second=True, waited_s=GRACE_S) == Lead()
+    desk = Desk(young=True)
+    assert desk.claim("bob", second=True, waited_s=GRACE_S) == Wait(AGAIN_S)
+
+
 def test_a_young_coordinator_gives_the_leader_time_to_show_up() -> None:
     desk = Desk(young=True)
     assert desk.claim("bob") == Wait(AGAIN_S)
