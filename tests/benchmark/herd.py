@@ -291,8 +291,8 @@ async def report(
 async def depths(agents: Sequence[Agent], image: Image) -> list[int]:
     """Through how many nodes each layer came to each node, as the agents that still run tell it.
 
-    A node that left its giver has the one that it came to last. Whoever had the layer whole begins a tree, as the
-    registry does.
+    A node that left its giver has the one that it came to last; so where nodes crashed, the way of the bytes may seem
+    lead back to where it came from, and is left out. Who had the layer whole begins a tree, as the registry does.
     """
     givers: dict[tuple[str, str], tuple[str, bool]] = {}  # by node and layer: the giver, and whether it had it whole
     for agent in [each for each in agents if each.process.running]:
@@ -303,11 +303,13 @@ async def depths(agents: Sequence[Agent], image: Image) -> list[int]:
     through = []
     for digest in map(str, image.layers()):
         for name in (name for name, layer in givers if layer == digest):
-            passed, giver, whole = 0, *givers[name, digest]
-            while giver and passed < len(agents):
-                passed += 1
+            passed: list[str] = []
+            giver, whole = givers[name, digest]
+            while giver and giver not in (name, *passed):
+                passed.append(giver)
                 giver, whole = ("", True) if whole else givers.get((giver, digest), ("", True))
-            through.append(passed)
+            if not giver:
+                through.append(len(passed))
     return through
 
 
