@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from multidict import CIMultiDict
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mirror.http_server import HttpServer
 from mirror.request_limits import ConnectionObserver
@@ -24,6 +24,18 @@ def free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def pouring(ended: asyncio.Event) -> ASGIApp:
+    """An app that gives 100 MB in chunks, more than all buffers on the way hold, and tells when it has."""
+
+    async def pour(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000000")]})
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
+        ended.set()
+
+    return pour
 
 
 @asynccontextmanager

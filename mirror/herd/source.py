@@ -283,7 +283,7 @@ class Herd:
 
     def _claim(self, scope: Scope, quest: _Quest) -> Claim:
         barren_s = 2 * BARREN_S if self._claims.roster().zoned else BARREN_S
-        barren = quest.barren and quest.waited_s() - quest.barren_since >= barren_s
+        barren = quest.barren if quest.waited_s() - quest.barren_since >= barren_s else ""
         return Claim(
             scope,
             quest.object,

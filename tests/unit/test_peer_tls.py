@@ -24,7 +24,7 @@ from mirror.pieces import read_piece
 from mirror.registry import create_registry
 from mirror.settings import SettingsError, load
 from mirror.source import Content, FileBody, Request
-from tests.serving import HOST, free_port, serving
+from tests.serving import HOST, free_port, pouring, serving
 
 DATA = random.Random(3).randbytes(3_000_000)
 DIGEST = Digest.of(DATA)
@@ -184,13 +184,7 @@ async def test_a_member_that_takes_nothing_is_given_up(
     files = write(tmp_path / "a", authority)
     ended = asyncio.Event()
 
-    async def serve(_: Scope, __: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000000")]})
-        for _chunk in range(100):
-            await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
-        ended.set()
-
-    async with serving(serve, tls=PeerTls(files).server_context()) as url:
+    async with serving(pouring(ended), tls=PeerTls(files).server_context()) as url:
         client = PeerClient(PeerTls(files))
         answer = await client.ask(url.replace("http", "https"), "GET", PATH, {})
         async with asyncio.timeout(5):

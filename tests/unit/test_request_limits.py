@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from mirror import http_server, request_limits
 from mirror.request_limits import BODY_BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, PIPELINED_MAX, URL_BYTES_MAX
-from tests.serving import serving
+from tests.serving import pouring, serving
 
 
 class Refusals(Counter[str]):
@@ -281,13 +281,7 @@ async def test_an_app_does_not_wait_without_end_for_a_client_that_takes_nothing(
     monkeypatch.setattr(request_limits, "STALL_S", 0.2)
     ended = asyncio.Event()
 
-    async def in_chunks(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000000")]})
-        for _ in range(100):
-            await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
-        ended.set()
-
-    async with serving(in_chunks) as url, Client.to(url) as client:
+    async with serving(pouring(ended)) as url, Client.to(url) as client:
         client.writer.write(get())
         async with asyncio.timeout(5):
             await ended.wait()
