@@ -9,6 +9,9 @@ and the leaders of the zones ask the cluster's: one copy crosses into each zone.
 that may be asked. What a manifest lists is claimed all at once when a client gets it, and the answers are there when it
 asks (`expected`).
 
+**Zones.** A zone whose leader has nothing for `leases.STARVED_S` has another leader, who looks beyond in its
+place: one that only waits for a slow registry like everybody else takes nothing, and what is found still crosses once.
+
 **Following.** A node streams from another's transfer at whatever offset it has. Each gives a blob to two children at a
 time, and all its blobs together to four; one that is full names its children instead (`mirror.upload_slots`), so the
 herd forms a tree for each blob by itself, and the trees lie across each other. There are more while each child gets all
@@ -23,7 +26,7 @@ nothing while it comes no further), the most advanced of those that claim leads,
 Credentials never go to another node: a new leader that needs some breaks off, and its runtime comes back to the same
 offset with its own.
 
-**Bounds.** No request waits longer than `source.HOLD_S` for a source; then it goes upstream on its own (an *escape*).
+**Bounds.** No request waits longer than `quest.HOLD_S` for a source; then it goes upstream on its own (an *escape*).
 The coordinator lets a few do so some seconds before, and more and more. A registry that has had enough (429, 5xx) is
 left alone by the whole cluster until its time is over; whoever cannot wait for that is sent to the registry by its own
 runtime.

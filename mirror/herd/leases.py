@@ -1,9 +1,10 @@
 """The coordinator's decisions: who leads, and whom the others follow. Pure: time is an argument.
 
 What is known of an object is soft state: when this node goes, whoever coordinates next learns it anew from the
-renewals that come in. A lease that nobody renews is over after `RENEWED_S`. When a follower said that it gets nothing
-from the leader, the lease is over after `DOUBTED_S` in which it was not renewed with more of the object than before.
-Who lost its lease that way may only have been slow: it leads again when it comes further while its successor has
+renewals that come in. A lease that nobody renews is over after `RENEWED_S`. When a follower said that it lost the
+leader, the lease is over after `DOUBTED_S` in which it was not renewed with more of the object than before. When one
+said that the leader has nothing, it is over `BARREN_S` after it was given, or in a zone `STARVED_S`, unless something
+came. Who lost its lease that way may only have been slow: it leads again when it comes further while its successor has
 nothing.
 """
 
@@ -40,6 +41,14 @@ RENEWED_S: Final = 5.0
 DOUBTED_S: Final = 2.0
 """The same after a follower said that the leader is gone, if it comes no further meanwhile: five renewals. They share
 the leader's link with all that it gives, and some are late. One that renews and comes no further is stuck."""
+BARREN_S: Final = 8.0
+"""How old a lease is, whose leader answers that it has nothing, when another goes upstream. Shorter costs more copies
+where a registry is slow; longer, where a leader is stuck and each who waits goes its own way."""
+STARVED_S: Final = 3.0
+"""How long a zone may be without a source before one of it looks beyond. So old is a zone's lease whose leader has
+nothing, when another leads that zone: it takes what others have elsewhere, and else waits for it as well."""
+NEARLY_S: Final = 1.0
+"""So long before, the one that is to take over waits for that instead of following: it would come back later."""
 AHEAD_BYTES: Final = 8_000_000
 """A leader that has so much more than who doubts it is not stuck: its own client pauses, or their connection broke."""
 GONE_S: Final = 2.5
@@ -59,7 +68,7 @@ CLOSED_S_MAX: Final = 120.0
 """A registry is asked again after so long, whatever it said."""
 PATIENCE_S: Final = 12.0
 """How long a client may have waited before it is let go upstream on its own: a few are before all are, who have waited
-for `mirror.herd.source.HOLD_S`."""
+for `mirror.herd.quest.HOLD_S`."""
 STRANDED_S: Final = 8.0
 """The same for one that cannot follow a leader that others can: it did not answer twice, for `SILENCE_S` each."""
 UNANSWERED_MAX: Final = 2
@@ -95,17 +104,29 @@ class Ration:
 @dataclass(slots=True)
 class _Lease:
     leader: str
-    heard_at: float
+    begun_at: float
     offset: int
+    barren_s: float
+    heard_at: float = field(init=False)
     done_at: float | None = None
     doubted_at: float | None = None
     stuck: bool = False
+    barren: bool = False
+    heir: str = ""
+
+    def __post_init__(self) -> None:
+        self.heard_at = self.begun_at
 
     def doubt(self, claim: Claim, now: float) -> None:
         """Note that a follower gets nothing from the leader: it is lost, or has no bytes yet."""
-        barren = self.done_at is None and not self.offset and self.leader in claim.barren
-        if self.doubted_at is None and (barren or self.leader in claim.lost):
+        self.barren |= self.leader in claim.barren
+        if self.doubted_at is None and self.leader in claim.lost:
             self.doubted_at, self.stuck = now, self.offset < claim.offset + AHEAD_BYTES
+
+    def barren_until(self) -> float:
+        """When it is over if the leader, of which a follower said that it has nothing, still has nothing."""
+        nothing = self.barren and self.done_at is None and not self.offset
+        return self.begun_at + self.barren_s if nothing else float("inf")
 
     def renew(self, offset: int, now: float) -> bool:
         """Note that the leader lives and is so far; whether it came further."""
@@ -119,13 +140,14 @@ class _Lease:
         if self.done_at is not None:
             return now - self.done_at <= DONE_S and self.doubted_at is None
         doubted_for_s = now - self.doubted_at if self.doubted_at is not None else 0.0
-        return now - self.heard_at <= RENEWED_S and doubted_for_s <= DOUBTED_S
+        return now - self.heard_at <= RENEWED_S and doubted_for_s <= DOUBTED_S and now < self.barren_until()
 
 
 @dataclass(slots=True)
 class _Object:
     known_since: float
     asked_at: float
+    barren_s: float
     lease: _Lease | None = None
     deposed: _Lease | None = None
     small: Small | None = None
@@ -137,6 +159,20 @@ class _Object:
     contest_since: float | None = None
     contenders: dict[str, int] = field(default_factory=dict)
     escapes: Ration = field(default_factory=lambda: Ration(1, ESCAPES_S))
+
+    def lead(self, member: str, offset: int, now: float) -> None:
+        """From now on this one leads."""
+        self.lease = _Lease(member, now, offset, self.barren_s)
+
+    def still_leads(self, lease: _Lease, claim: Claim, now: float) -> Lead | Wait:
+        """What the leader is told that claims once more; not that it leads, while another is to take over."""
+        overdue_s = now - lease.barren_until()
+        if 0 <= overdue_s < DOUBTED_S:
+            return Wait(AGAIN_S)
+        if overdue_s >= 0 or lease.done_at is not None or lease.offset or claim.offset:
+            self.lead(lease.leader, claim.offset, now)
+        lease.renew(0, now)
+        return Lead()
 
     def given(self, claim: Claim, now: float) -> Given | None:
         """The object itself, if it is here and new enough; one that is not is to be fetched anew."""
@@ -194,17 +230,11 @@ class Leases:
             return given
         lease = known.lease
         if lease is not None and lease.leader == member:
-            known.lease = _Lease(member, now, claim.offset)
-            return Lead()
+            return known.still_leads(lease, claim, now)
         if lease is not None:
             lease.doubt(claim, now)
         if lease is not None and self._held(lease, now):
-            patience_s = STRANDED_S if lease.leader in claim.lost + claim.absent else PATIENCE_S
-            if claim.waited_s >= patience_s and known.escapes.take(now):
-                return Lead(escape=True)
-            if lease.doubted_at is not None and lease.leader in claim.lost:
-                return _contend(member, claim, known, now, held=True) or Wait(AGAIN_S)
-            return Follow(lease.leader)
+            return _behind(lease, member, claim, known, now)
         if now < known.closed_until:
             return Closed(known.closed_until - now, known.registry_closed)
         if now < known.refused_until and not claim.known:
@@ -216,7 +246,7 @@ class Leases:
             return waiting
         if lease is not None and lease.done_at is None:
             known.deposed = lease
-        known.lease = _Lease(member, now, claim.offset)
+        known.lead(member, claim.offset, now)
         known.contest_since = None
         known.contenders.clear()
         return Lead()
@@ -244,7 +274,7 @@ class Leases:
         elif lease is not None and self._held(lease, now):
             return
         else:
-            known.lease = _Lease(member, now, renewal.offset)
+            known.lead(member, renewal.offset, now)
         known.contest_since = None
         known.contenders.clear()
 
@@ -304,12 +334,26 @@ class Leases:
         key = question.scope, question.object
         known = self._objects.pop(key, None)
         if known is None or now - max(known.asked_at, known.closed_until) > OBJECT_IDLE_S:
-            known = _Object(now, now)
+            known = _Object(now, now, STARVED_S if question.scope is Scope.ZONE else BARREN_S)
         known.asked_at = now
         self._objects[key] = known
         while len(self._objects) > OBJECTS_MAX:
             self._objects.popitem(last=False)
         return known
+
+
+def _behind(lease: _Lease, member: str, claim: Claim, known: _Object, now: float) -> Verdict:
+    """What one is told while the lease holds that another has."""
+    patience_s = STRANDED_S if lease.leader in claim.lost + claim.absent else PATIENCE_S
+    if claim.waited_s >= patience_s and known.escapes.take(now):
+        return Lead(escape=True)
+    if lease.doubted_at is not None and lease.leader in claim.lost:
+        return _contend(member, claim, known, now, held=True) or Wait(AGAIN_S)
+    rest_s = lease.barren_until() - now
+    if rest_s <= NEARLY_S and lease.heir in {"", member}:
+        lease.heir = member
+        return Wait(rest_s)
+    return Follow(lease.leader)
 
 
 def _contend(member: str, claim: Claim, known: _Object, now: float, *, held: bool) -> Wait | None:

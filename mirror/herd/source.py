@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -13,8 +12,9 @@ from mirror.choice import Search
 from mirror.errors import FullError, NotFoundError, NotYetError, OverQuotaError, RefusedError, UnavailableError
 from mirror.floor import Rating, below_floor
 from mirror.herd.expected import Expected
-from mirror.herd.leases import PATIENCE_S
+from mirror.herd.leases import PATIENCE_S, RENEW_S
 from mirror.herd.led import led
+from mirror.herd.quest import Quest
 from mirror.herd.words import (
     NAMES_MAX,
     Claim,
@@ -39,27 +39,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mirror.choice import Holder
-    from mirror.herd.claims import Claims, Lease
+    from mirror.herd.claims import Claims
     from mirror.herd.pace import Pace
     from mirror.herd.roster import Roster
     from mirror.herd.words import Verdict
     from mirror.oci import Digest
     from mirror.source import Request, Source
 
-HOLD_S: Final = 15.0
-"""After so long a request goes upstream on its own whatever the coordinator says. That leaves 10 s for the registry: a
-client that has no answer after `mirror.registry.ANSWER_S_MAX` is sent elsewhere."""
-STARVED_S: Final = 3.0
-"""How long a node waits for a source in its own zone before it looks beyond."""
-BARREN_S: Final = 5.0
-"""How long it waits for first bytes of a leader that answers that it has none, before it tells the coordinator; with
-several zones twice as long, since the leader of one waits for that of another. Shorter costs more copies where a
-registry is slow; longer, where a leader is stuck and each who waits goes its own way."""
-PROMISED_S: Final = 9.0
-"""As `STARVED_S`, where somebody in the zone has it or leads, and has no slot free or no bytes yet: there will be one
-for who waits (`mirror.upload_slots`), and what crosses into the zone meanwhile it would have had anyway."""
-LOST_S: Final = 2.0
-"""How long a member that broke off is not asked again by the same request."""
 PAUSE_S: Final = 0.1
 """How long, on average, before a node that got nothing tries again, at first."""
 PAUSE_GROWTH: Final = 0.1
@@ -97,52 +83,6 @@ class Givers(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Quest:
-    """One request on its way to a source: since when, who was lost on the way, which leases it got.
-
-    Who was left for being `slow` is no better source for some seconds, but lives and may lead others well enough.
-    """
-
-    object: str
-    offset: int
-    begun_at: float
-    known: bool
-    lost: dict[str, float]
-    slow: frozenset[str] = frozenset()
-    absent: set[str] = field(default_factory=set)
-    barren: str = ""  # the leader that it was to follow last, if that answers and has nothing
-    barren_since: float = 0.0
-    leases: dict[Scope, Lease] = field(default_factory=dict)
-    failure: UnavailableError | None = None
-    soon: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
-    promised: bool = False  # for a slot or first bytes
-    idle_s: float = 0.0  # how long it left the registry alone or waited for first bytes: nobody had anything to give
-
-    def lose(self, names: Iterable[str]) -> None:
-        """These broke off or do not answer; after some seconds they are as good as others again."""
-        now = asyncio.get_running_loop().time()
-        self.lost = {name: at for name, at in self.lost.items() if now - at < LOST_S}
-        self.lost.update(dict.fromkeys(names, now))
-
-    def waited_s(self) -> float:
-        return asyncio.get_running_loop().time() - self.begun_at
-
-    def left_s(self) -> float:
-        return max(0.0, HOLD_S - self.waited_s())
-
-    def starving_s(self) -> float:
-        return self.waited_s() - self.idle_s
-
-    def starved(self) -> bool:
-        return self.starving_s() > (PROMISED_S if self.promised else STARVED_S)
-
-    def end(self, end: End, *, retry_s: float = 0.0, registry: bool = False) -> None:
-        for lease in self.leases.values():
-            lease.end(end, retry_s=retry_s, registry=registry)
-        self.leases.clear()
-
-
 class Herd:
     """The source of every transfer: see the package's docstring. Only whole objects and their rest to the end."""
 
@@ -178,7 +118,7 @@ class Herd:
         """Open the object or its rest. Where this node leads, the coordinators are told how far it comes."""
         if request.range is not None and (request.range.last is not None or request.range.suffix is not None):
             return await self._alone.open(request)
-        quest = _Quest(
+        quest = Quest(
             object_name(request.repository.registry, request.digest),
             request.range.first if request.range else 0,
             asyncio.get_running_loop().time(),
@@ -211,7 +151,7 @@ class Herd:
             return await below_floor(rate, position)
         return Rating.SLOW if slow else Rating.FAIR
 
-    async def _find(self, request: Request, quest: _Quest) -> Content:
+    async def _find(self, request: Request, quest: Quest) -> Content:
         """From wherever it can be had.
 
         After `HOLD_S` it comes from upstream, and nobody rations that: who was refused here would be sent to the
@@ -221,6 +161,8 @@ class Herd:
         while quest.left_s():
             quest.lose(())
             roster = self._claims.roster()
+            if Scope.ZONE in quest.leases and not await self._still_leads(quest):
+                continue
             beyond = not roster.zoned or Scope.ZONE in quest.leases or alone or quest.starved()
             if content := await self._from_holders(request, quest, roster, beyond=beyond):
                 return content
@@ -241,6 +183,7 @@ class Herd:
                 alone = verdict.escape
                 if not alone:
                     quest.leases[scope] = self._claims.hold(scope, quest.object, quest.offset)
+                    quest.led_at = quest.waited_s()
                     request.trail.note(What.LED, "peer")
                 continue
             if content := await self._obey(verdict, request, quest, zone=None if beyond else roster.me.zone):
@@ -248,10 +191,30 @@ class Herd:
         request.trail.note(What.ESCAPED, "upstream")
         return await self._upstream.open(request)
 
+    async def _still_leads(self, quest: Quest) -> bool:
+        """Whether this node leads its zone, as it was told: who has nothing for `STARVED_S` is replaced."""
+        if quest.waited_s() - quest.led_at < RENEW_S:
+            return True
+        try:
+            async with asyncio.timeout(quest.left_s()):
+                verdict = await self._claims.claim(self._claim(Scope.ZONE, quest))
+        except TimeoutError:
+            return False
+        match verdict:
+            case Lead():
+                quest.led_at = quest.waited_s()
+                return True
+            case Wait(seconds):
+                await asyncio.sleep(min(seconds, quest.left_s()))
+            case _:
+                quest.leases.pop(Scope.ZONE).end(End.LOST)
+                quest.idle_s = quest.waited_s()  # whom it follows now has not begun before
+        return False
+
     def _closed_for(self, registry: str) -> float:
         return self._closed.get(registry, 0.0) - asyncio.get_running_loop().time()
 
-    async def _from_holders(self, request: Request, quest: _Quest, roster: Roster, *, beyond: bool) -> Content | None:
+    async def _from_holders(self, request: Request, quest: Quest, roster: Roster, *, beyond: bool) -> Content | None:
         zone = None if beyond else roster.me.zone
         known = [holder for holder in self._index.holders(request.digest) if zone in (None, holder.zone)]
         holders = [holder for holder in known if holder.target.name not in quest.lost]
@@ -260,14 +223,19 @@ class Herd:
         quest.soon |= any(holder.target.name in quest.slow for holder in known)
         return content
 
-    async def _from(self, holders: Sequence[Holder], request: Request, quest: _Quest, search: Search) -> Content | None:
+    async def _from(self, holders: Sequence[Holder], request: Request, quest: Quest, search: Search) -> Content | None:
         quest.soon = quest.promised = False
         if not holders:
             return None
         began = quest.waited_s()
         try:
             async with asyncio.timeout(quest.left_s()):
-                return await self._peers.open_from(holders, request, search)
+                content = await self._peers.open_from(holders, request, search)
+                if Scope.ZONE in quest.leases and not await self._still_leads(quest):
+                    await content.body.aclose()
+                    quest.soon = True
+                    return None
+                return content
         except (NotFoundError, TimeoutError):
             return None
         except UnavailableError as error:
@@ -281,9 +249,7 @@ class Herd:
             if search.barren:
                 quest.idle_s += quest.waited_s() - began
 
-    def _claim(self, scope: Scope, quest: _Quest) -> Claim:
-        barren_s = 2 * BARREN_S if self._claims.roster().zoned else BARREN_S
-        barren = quest.barren if quest.waited_s() - quest.barren_since >= barren_s else ""
+    def _claim(self, scope: Scope, quest: Quest) -> Claim:
         return Claim(
             scope,
             quest.object,
@@ -292,10 +258,10 @@ class Herd:
             absent=tuple(quest.absent)[-NAMES_MAX:],
             known=quest.known,
             waited_s=quest.waited_s(),
-            barren=(quest.barren,) if barren else (),
+            barren=(quest.barren,) if quest.barren else (),
         )
 
-    async def _obey(self, verdict: Verdict, request: Request, quest: _Quest, *, zone: str | None) -> Content | None:
+    async def _obey(self, verdict: Verdict, request: Request, quest: Quest, *, zone: str | None) -> Content | None:
         """Do what the coordinator says; None when that gave nothing, and it is to be asked again."""
         match verdict:
             case Lead(escape):
@@ -318,18 +284,15 @@ class Herd:
                 raise UnavailableError("a coordinator answered with nonsense")
         return None
 
-    async def _follow(self, leader: str, request: Request, quest: _Quest, *, zone: str | None) -> Content | None:
+    async def _follow(self, leader: str, request: Request, quest: Quest, *, zone: str | None) -> Content | None:
         """From the leader, or from one below it. Never from others that only wait as well: they might wait for this."""
         holder = self._index.member(leader) if leader not in quest.lost else None
         search = Search(zone, quest.starving_s())
-        asked_at = quest.waited_s()
         content = await self._from([holder], request, quest, search) if holder else None
-        barren = leader if leader in search.barren | search.absent else ""
-        if barren != quest.barren:
-            quest.barren, quest.barren_since = barren, asked_at
+        quest.barren = leader if leader in search.barren | search.absent else ""
         return content
 
-    async def _lead(self, request: Request, quest: _Quest, *, escape: bool) -> Content | None:
+    async def _lead(self, request: Request, quest: Quest, *, escape: bool) -> Content | None:
         if escape:
             request.trail.note(What.ESCAPED, "upstream")
         else:
@@ -345,7 +308,7 @@ class Herd:
             await self._stay_away(error.retry_s, request, quest, registry=isinstance(error, OverQuotaError))
         return None
 
-    async def _stay_away(self, seconds: float, request: Request, quest: _Quest, *, registry: bool) -> None:
+    async def _stay_away(self, seconds: float, request: Request, quest: Quest, *, registry: bool) -> None:
         """Wait until the registry may be asked again. Raises `UnavailableError` when that is too long for a client.
 
         Whoever follows this node is told by the coordinators.

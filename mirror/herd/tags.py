@@ -22,7 +22,8 @@ import orjson
 
 from mirror.errors import OverQuotaError, RefusedError, UnavailableError
 from mirror.herd.leases import PATIENCE_S
-from mirror.herd.source import HOLD_S, pause_s
+from mirror.herd.quest import HOLD_S
+from mirror.herd.source import pause_s
 from mirror.herd.words import Claim, Closed, End, Follow, Given, Lead, Scope, Small, Wait
 from mirror.oci import Descriptor, Digest, InvalidDigestError
 from mirror.tags import Meaning

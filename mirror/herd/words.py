@@ -62,7 +62,7 @@ class Claim:
     `lost` names members that broke off or do not answer, `absent` some that have it neither whole nor in flight.
     `known` says that my client has credentials, `waited_s` for how long it has waited, `second` that the coordinator in
     front did not answer. `age_max_s` is how old a small object may be that others got. `barren` is the leader that
-    gave me nothing for some seconds, although it answers.
+    answers, and has nothing to give me.
     """
 
     scope: Scope

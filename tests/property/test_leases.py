@@ -15,6 +15,7 @@ from mirror.herd.leases import (
     PATIENCE_S,
     RENEW_S,
     RENEWED_S,
+    STARVED_S,
     STRANDED_S,
     Leases,
 )
@@ -53,6 +54,8 @@ class Coordinator(RuleBasedStateMachine):
         self.leader: str | None = None  # who was given the lease last, and did not give it back
         self.offset = 0  # how far that one was, as it said last
         self.heard_at = 0.0
+        self.begun_at = 0.0
+        self.barren = False  # somebody said that it has nothing
         self.doubted_at: float | None = None
         self.done_at: float | None = None
         self.small_at: float | None = None
@@ -90,11 +93,10 @@ class Coordinator(RuleBasedStateMachine):
         lost = tuple(other for other in lost if other != name)
         claim = Claim(Scope.ZONE, OBJECT, offset, lost, absent, known, waited_s, second, barren=barren)
         self.forget_what_is_old()
-        begins = self.done_at is None and self.offset <= 0
-        doubts = lost + barren if begins else lost
-        given = self.small_at is not None
-        if self.leader in doubts and not given and self.doubted_at is None and self.leader not in (None, name):
-            self.doubted_at = self.now
+        if self.leader not in (None, name) and self.small_at is None:
+            self.barren |= self.leader in barren
+            if self.leader in lost and self.doubted_at is None:
+                self.doubted_at = self.now
         self.judge(name, claim, self.leases.answer(name, claim, self.now))
 
     def forget_what_is_old(self) -> None:
@@ -116,8 +118,10 @@ class Coordinator(RuleBasedStateMachine):
                 assert self.leader in (None, name) or self.is_over(), f"{name} leads beside {self.leader}"
                 if self.leader not in (None, name) and self.done_at is None:
                     self.former = str(self.leader), max(0, self.offset), self.heard_at
-                self.leader, self.heard_at, self.doubted_at, self.done_at = name, self.now, None, None
-                self.offset = claim.offset
+                asks = self.leader == name and self.done_at is None and max(self.offset, claim.offset) <= 0
+                self.heard_at = self.now
+                if not asks or self.is_barren():
+                    self.begin(name, claim.offset)
             case Given(small):
                 assert self.small_at is not None
                 assert small.age_s == self.now - self.small_at <= DONE_S
@@ -126,6 +130,15 @@ class Coordinator(RuleBasedStateMachine):
             case Noted():
                 raise AssertionError("that is no answer to a claim")
 
+    def begin(self, name: str, offset: int) -> None:
+        self.leader, self.offset, self.begun_at, self.heard_at = name, offset, self.now, self.now
+        self.barren, self.doubted_at, self.done_at = False, None, None
+
+    def is_barren(self) -> bool:
+        """Whether the leader still has nothing, of which that was said, and has had its time."""
+        nothing = self.barren and self.offset <= 0 and self.done_at is None
+        return nothing and self.now - self.begun_at >= STARVED_S
+
     def is_over(self) -> bool:
         """Whether the lease given last may be given to another."""
         unheard_s = self.now - self.heard_at
@@ -133,7 +146,7 @@ class Coordinator(RuleBasedStateMachine):
             return True
         if self.done_at is not None:
             return self.doubted_at is not None or self.now - self.done_at > DONE_S
-        return self.doubted_at is not None and self.now - self.doubted_at > DOUBTED_S
+        return self.is_barren() or (self.doubted_at is not None and self.now - self.doubted_at > DOUBTED_S)
 
     def formerly(self, name: str) -> int | None:
         """How far this member was when its lease was passed on, if it is heard of still."""
@@ -159,8 +172,7 @@ class Coordinator(RuleBasedStateMachine):
             if offset <= former or not self.comes_back(name):
                 return
         elif self.leader is None or (name != self.leader and self.is_over()):
-            self.leader, self.done_at = name, None
-            self.offset = -1
+            self.begin(name, -1)
         if name == self.leader:
             self.heard_at = self.now
             if offset > self.offset:

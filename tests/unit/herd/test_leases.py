@@ -11,6 +11,7 @@ from mirror.herd import leases
 from mirror.herd.leases import (
     AGAIN_S,
     AHEAD_BYTES,
+    BARREN_S,
     CLOSED_S_MAX,
     CONTEST_S,
     DONE_S,
@@ -18,11 +19,13 @@ from mirror.herd.leases import (
     ESCAPES_S,
     GONE_S,
     GRACE_S,
+    NEARLY_S,
     OBJECT_IDLE_S,
     PATIENCE_S,
     REFUSED_S,
     RENEW_S,
     RENEWED_S,
+    STARVED_S,
     STRANDED_S,
     Leases,
     Ration,
@@ -54,22 +57,23 @@ class Desk:
 
     now: float = 1000.0
     young: bool = False
+    scope: Scope = Scope.CLUSTER
     gone: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.leases = Leases(lambda name: name not in self.gone, lambda: self.young)
 
     def claim(self, member: str, **about: object) -> Verdict:
-        claim = Claim(Scope.CLUSTER, OBJECT, **about)  # type: ignore[arg-type]
+        claim = Claim(self.scope, OBJECT, **about)  # type: ignore[arg-type]
         return self.leases.answer(member, claim, self.now)
 
     def renew(self, member: str, offset: int = 0) -> None:
-        assert self.leases.answer(member, Renewal(Scope.CLUSTER, OBJECT, offset), self.now) == Noted()
+        assert self.leases.answer(member, Renewal(self.scope, OBJECT, offset), self.now) == Noted()
 
     def release(
         self, member: str, end: End, retry_s: float = 0.0, small: Small | None = None, *, registry: bool = False
     ) -> None:
-        word = Release(Scope.CLUSTER, OBJECT, end, retry_s, small, registry)
+        word = Release(self.scope, OBJECT, end, retry_s, small, registry)
         assert self.leases.answer(member, word, self.now) == Noted()
 
     def wait(self, seconds: float) -> None:
@@ -178,17 +182,39 @@ def test_a_leader_that_a_follower_lost_and_that_renews_but_comes_no_further_is_r
     assert desk.claim("ann", offset=7) == Follow(leading[0])
 
 
+@pytest.mark.parametrize("scope", Scope)
 @pytest.mark.parametrize("comes", [0, 1])
-def test_a_leader_that_a_follower_calls_barren_is_followed_and_replaced_if_nothing_comes(comes: int) -> None:
-    desk = Desk()
+def test_a_leader_that_a_follower_calls_barren_is_followed_and_replaced_if_nothing_comes(
+    comes: int, scope: Scope
+) -> None:
+    desk = Desk(scope=scope)
     desk.claim("ann")
+    barren_s = STARVED_S if scope is Scope.ZONE else BARREN_S
+    until = desk.now + barren_s
     assert desk.claim("bob", barren=("ann",)) == Follow("ann")
-    desk.wait(DOUBTED_S / 2)
-    desk.renew("ann", comes)
-    desk.wait(DOUBTED_S / 2 + AN_INSTANT_S)
+    while desk.now + NEARLY_S < until:
+        desk.wait(RENEW_S)
+        desk.renew("ann", comes)
+    rest_s = until - desk.now
+    told = [desk.claim(name, barren=("ann",)) for name in ("bob", "cyd", "bob")]
+    assert told == [Follow("ann") if comes or name == "cyd" else Wait(rest_s) for name in ("bob", "cyd", "bob")]
+    desk.wait(rest_s)
     assert desk.claim("bob", barren=("ann",)) == (Follow("ann") if comes else Wait(AGAIN_S))
     desk.wait(AGAIN_S)
     assert desk.claim("bob", barren=("ann",)) == (Follow("ann") if comes else Lead())
+
+
+def test_a_leader_that_asks_whether_it_leads_makes_way_for_one_that_takes_over_and_leads_on_if_none_does() -> None:
+    desk = Desk()
+    desk.claim("ann")
+    desk.claim("bob", barren=("ann",))
+    desk.wait(BARREN_S - AN_INSTANT_S)
+    assert desk.claim("ann") == Lead()
+    desk.wait(2 * AN_INSTANT_S)
+    assert desk.claim("ann") == Wait(AGAIN_S)
+    desk.wait(DOUBTED_S)
+    assert desk.claim("ann") == Lead()
+    assert desk.claim("bob", barren=("ann",)) == Follow("ann")
 
 
 def deposed() -> Desk:
@@ -196,9 +222,9 @@ def deposed() -> Desk:
     desk = Desk()
     desk.claim("ann")
     desk.claim("bob", barren=("ann",))
-    desk.wait(DOUBTED_S)
-    desk.renew("ann")
-    desk.wait(AN_INSTANT_S)
+    for _ in range(2):
+        desk.wait(BARREN_S / 2)
+        desk.renew("ann")
     assert desk.claim("bob") == Wait(AGAIN_S)
     desk.wait(AGAIN_S)
     assert desk.claim("bob") == Lead()

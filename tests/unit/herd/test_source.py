@@ -25,9 +25,9 @@ from mirror.errors import (
 from mirror.herd import Claims, Coordinator, Herd, Pace, Unshared
 from mirror.herd.claims import YOUNG_S
 from mirror.herd.expected import EXPECTED_S
-from mirror.herd.leases import PATIENCE_S, RENEW_S, STRANDED_S
+from mirror.herd.leases import BARREN_S, PATIENCE_S, RENEW_S, STARVED_S, STRANDED_S
+from mirror.herd.quest import HOLD_S, PROMISED_S
 from mirror.herd.roster import Place, Roster
-from mirror.herd.source import BARREN_S, HOLD_S, PROMISED_S, STARVED_S
 from mirror.herd.words import Claim, End, Release, Renewal, Scope, read_question
 from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
 from mirror.peer_mac import Target
@@ -47,9 +47,10 @@ SMALL_REQUEST = Request(Repository("registry.test", "lib/app"), Kind.BLOB, Diges
 
 @dataclass
 class Registry:
-    """Gives an object in a second, or fails as told."""
+    """Gives an object in a second after its first byte, or fails as told."""
 
     failures: list[SourceError] = field(default_factory=list)
+    first_byte_s: float = 0.1
     body: type[Body] | None = None
     opened: list[str] = field(default_factory=list)
 
@@ -68,7 +69,7 @@ class Upstream:
 
     async def open(self, request: Request) -> Content:
         self.registry.opened.append(self.name)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(self.registry.first_byte_s)
         if self.registry.failures:
             raise self.registry.failures.pop(0)
         data = SMALL if request.digest == SMALL_REQUEST.digest else DATA
@@ -86,6 +87,13 @@ class Slow:
         """Nothing."""
 
 
+class Slower(Slow):
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        async for piece in super().pieces():
+            await asyncio.sleep(0.9)
+            yield piece
+
+
 class OnePiece(Slow):
     """Gives all as a piece that is still to come, of which the reader says how much it has."""
 
@@ -98,6 +106,7 @@ class Givers:
     """Peers: those that have the object whole or in flight give it."""
 
     town: Town
+    me: str
 
     async def resolve(self, request: Request) -> Descriptor:
         raise NotFoundError("not here")
@@ -110,22 +119,24 @@ class Givers:
             await asyncio.sleep(0.001)
             self.town.asked.append((holder.target.name, search.zone))
             self.town.waited_s = search.waited_s
-            opening = self.town.opening
-            if holder.target.name in opening:
-                await asyncio.sleep(0.3)
+            if self.me in self.town.cut and holder.zone != self.me[0]:
+                search.lost.add(holder.target.name)
+                raise UnavailableError("no way there")
+            for _ in range(round(PENDING_S / 0.1)):
+                if holder.target.name in self.town.opening:
+                    await asyncio.sleep(0.1)
             if holder.target.name in self.town.giving:
                 descriptor = Descriptor(OCTET_STREAM, request.digest, len(DATA))
                 return Content(descriptor, range(len(DATA)), Slow(), "peer", holder.target.name, zone=holder.zone)
             if holder.target.name in self.town.full:
                 raise FullError(())
-            if holder.target.name in self.town.barren:
-                await asyncio.sleep(PENDING_S)
+            if holder.target.name in self.town.barren | self.town.opening:
+                await asyncio.sleep(PENDING_S if holder.target.name in self.town.barren else 0)
                 search.barren.add(holder.target.name)
                 raise NotYetError("its first bytes have not come yet")
             if holder.target.name in self.town.stuck:
                 await asyncio.sleep(60)
-            if holder.target.name not in opening:
-                search.absent.add(holder.target.name)
+            search.absent.add(holder.target.name)
         raise NotFoundError("nobody gives it")
 
 
@@ -140,6 +151,7 @@ class Town:
         self.holding: set[str] = set()
         self.full: set[str] = set()
         self.barren: set[str] = set()
+        self.cut: set[str] = set()  # they reach nobody in other zones
         self.stuck: set[str] = set()
         self.silent: set[str] = set()
         self.asked: list[tuple[str, str | None]] = []
@@ -157,7 +169,7 @@ class Town:
         index = Nobody(self.members)
         index.held = [each for each in self.members if each.target.name in self.holding]
         return Herd(
-            Givers(self), self.registry.source(name), index, Claims(Voice(self, name), lambda: roster), self.pace
+            Givers(self, name), self.registry.source(name), index, Claims(Voice(self, name), lambda: roster), self.pace
         )
 
     async def pull(self, name: str, request: Request = LARGE_REQUEST) -> Content:
@@ -476,19 +488,49 @@ def test_a_leader_that_renews_its_lease_and_has_nothing_makes_way_for_one_other(
     play(scene)
 
 
-def test_a_leader_whose_first_bytes_are_late_keeps_its_lease_and_its_zone() -> None:
+def test_a_leader_whose_first_bytes_are_late_is_waited_for() -> None:
     async def scene() -> None:
         town = await settled(["a-1", "a-2", "b-1"])
         content = await town.herd("a-1").open(LARGE_REQUEST)
         town.barren = {"a-1"}
         following = asyncio.create_task(town.herd("a-2").open(LARGE_REQUEST))
-        await asyncio.sleep(BARREN_S)
+        await asyncio.sleep(BARREN_S - 1)
         town.barren, town.giving = set(), {"a-1"}
+        reading = asyncio.create_task(read_all(content.body, len(DATA)))
         assert (await following).holder == "a-1"
-        assert {claim.scope for claim in town.claims[2:]} == {Scope.ZONE}
         assert town.waited_s < STARVED_S, "nobody had anything to give, so it is no more urgent than others are"
         assert town.registry.opened == ["a-1"]
-        await content.body.aclose()
+        await reading
+
+    play(scene)
+
+
+@pytest.mark.parametrize("first_byte_s", [1.0, STARVED_S + 0.5, BARREN_S - 0.5])
+def test_however_slow_a_registry_is_its_bytes_come_into_each_zone_once(first_byte_s: float) -> None:
+    async def scene() -> None:
+        names = [f"{zone}-{number}" for zone in "abc" for number in range(6)]
+        town = await settled(names)
+        town.registry.first_byte_s = first_byte_s
+        contents = await asyncio.gather(*(town.pull(name) for name in names))
+        assert len(town.registry.opened) == 1
+        crossed = [name[0] for name, each in zip(names, contents, strict=True) if each.zone not in ("", name[0])]
+        assert len(crossed) == len(set(crossed)) == 2
+
+    play(scene)
+
+
+def test_a_zone_whose_leader_has_no_way_to_a_source_has_another_leader_in_time() -> None:
+    async def scene() -> None:
+        town = await settled([f"{zone}-{number}" for zone in "ab" for number in range(5)])
+        town.registry.body, town.cut = Slower, {"b-0"}
+        leading = asyncio.create_task(town.pull("a-0"))
+        await asyncio.sleep(0.5)
+        began = asyncio.get_running_loop().time()
+        contents = await asyncio.gather(*(town.pull(f"b-{number}") for number in range(5)))
+        assert STARVED_S < asyncio.get_running_loop().time() - began < STARVED_S + 2.5, "a second of it is the object's"
+        assert sum(each.zone == "a" for each in contents) == 1
+        assert town.registry.opened == ["a-0"]
+        await leading
 
     play(scene)
 

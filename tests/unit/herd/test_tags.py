@@ -16,8 +16,9 @@ from mirror.errors import RefusedError, SourceError
 from mirror.herd import Claims, Coordinator, Pace, SharedTags
 from mirror.herd.claims import YOUNG_S
 from mirror.herd.leases import CONTEST_S, PATIENCE_S, RENEWED_S
+from mirror.herd.quest import HOLD_S
 from mirror.herd.roster import Place, Roster
-from mirror.herd.source import HOLD_S, PAUSE_S_MAX
+from mirror.herd.source import PAUSE_S_MAX
 from mirror.herd.words import Claim, read_question
 from mirror.oci import Descriptor, Digest, Kind, Repository, Tag
 from mirror.policy import TAG_MOMENT_S
