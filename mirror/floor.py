@@ -1,9 +1,9 @@
 """Slow peers: one that gives much less than others could is left for another source.
 
-The bytes go from socket to socket without this process seeing them, so the kernel is asked: how much came on the
-connection (`tcpi_bytes_received` of TCP_INFO, Linux 4.1), and has what came been taken a moment later? Where it has
-not, it is the reader who is slow. Whether a rate is too little is for a `Judge`; a connection that is found too slow is
-shut down, which ends its piece early as a broken source does.
+How much came, and has it been taken a moment later? Where it has not, it is the reader who is slow. Bytes that go from
+socket to socket are not seen here, so the kernel is asked (`tcpi_bytes_received` of TCP_INFO, Linux 4.1); chunks, which
+come under TLS, are counted. Whether a rate is too little is for a `Judge`. What is found too slow is ended, as a broken
+source ends.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import socket
 import struct
 import sys
 import termios
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mirror.intake import GATHER_S
+from mirror.pieces import SocketPiece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from mirror.pieces import Piece
 
 FLOOR_BYTES_S: Final = 256_000
 """Less than this is slow wherever nothing is known of others. Raising it leaves more sources that are merely busy, and
@@ -59,47 +60,62 @@ async def below_floor(rate: float, _position: int) -> Rating:
     return Rating.HOPELESS if rate < FLOOR_BYTES_S else Rating.FAIR
 
 
-@contextlib.contextmanager
-def watched(connection: socket.socket, position: int, judge: Judge) -> Iterator[Watch]:
-    """Watch a connection while its bytes are moved, which are those of an object from `position` on."""
-    watch = Watch(connection, position, judge)
-    try:
-        yield watch
-    finally:
-        watch.stop()
-
-
 class Watch:
-    """Looks at a connection from time to time; `left` once it was found too slow, and shut down.
+    """Looks from time to time at a body, whose bytes are those of an object from `position` on; `rating` is the last.
 
-    `rating` is the last one.
+    One that is found too slow is `left`: its connection is shut down, or, when this sees none, `leave` is called.
     """
 
-    def __init__(self, connection: socket.socket, position: int, judge: Judge) -> None:
+    def __init__(self, position: int, judge: Judge, leave: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.left = False
         self.rating = Rating.FAIR
-        self._connection = connection
         self._position = position
         self._judge = judge
-        self._watching = asyncio.create_task(self._watch())
+        self._leave_body = leave
+        self._connection: socket.socket | None = None
+        self._came = 0  # in chunks
+        self._taken = 0
+        self._watching: asyncio.Task[None] | None = None
 
-    def stop(self) -> None:
-        """Watch no more."""
-        self._watching.cancel()
+    def comes(self, piece: Piece) -> None:
+        """A piece is about to be given to the reader."""
+        if isinstance(piece, SocketPiece):
+            self._connection = piece.socket
+            self._start()
+        elif isinstance(piece, bytes):
+            self._came += len(piece)
+
+    def taken(self, piece: Piece) -> None:
+        """The reader has taken it, and wants the next."""
+        if isinstance(piece, bytes):
+            self._taken += len(piece)
+            self._start()
+
+    def _start(self) -> None:
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        began_with = before = _received(self._connection)
+        began_with = before = self._received()
+        self._position += self._taken
         since, found_slow = loop.time(), 0
         while before is not None and began_with is not None:
             reader_is_slow = False
             while loop.time() - since < LOOK_S:
                 await asyncio.sleep(SAMPLE_S)
-                came = _received(self._connection)
+                came = self._received()
                 await asyncio.sleep(TAKEN_S)
-                taken = _taken(self._connection)
+                taken = self._read()
                 reader_is_slow |= came is None or taken is None or taken < came
-            now, received = loop.time(), _received(self._connection)
+            now, received = loop.time(), self._received()
             if received is None:
                 return
             if not reader_is_slow:
@@ -107,14 +123,25 @@ class Watch:
                 self.rating = await self._judge(rate, position)
                 found_slow = 0 if self.rating is Rating.FAIR else found_slow + 1
                 if found_slow == LOOKS:
-                    self._leave()
+                    await self._leave()
                     return
             before, since = received, now
 
-    def _leave(self) -> None:
+    async def _leave(self) -> None:
         self.left = True
+        if self._connection is None:
+            await self._leave_body()
+            return
         with contextlib.suppress(OSError):  # it closed just now
             self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _received(self) -> int | None:
+        """How many bytes came, on the connection since it was opened; None where the kernel does not tell."""
+        return self._came if self._connection is None else _received(self._connection)
+
+    def _read(self) -> int | None:
+        """How many of them were taken."""
+        return self._taken if self._connection is None else _taken(self._connection)
 
 
 def _received(connection: socket.socket) -> int | None:

@@ -29,9 +29,8 @@ SILENCE_S: Final = 3.0
 """How long a peer may take to answer with its first bytes. A stopped process still accepts connections (its kernel
 does), so this is what finds it out."""
 BODY_SILENCE_S: Final = 15.0
-"""How long a body may be silent: its giver may wait for bytes itself, and if it were left so would be all below it. In
-the clear one that is stopped, or holds back what it has, is left much sooner by whoever watches it (`mirror.floor`);
-under TLS nobody does."""
+"""How long a body may be silent: its giver may wait for bytes itself, and if it were left so would be all below it. One
+that is stopped, or holds back what it has, is left much sooner by whoever watches it (`mirror.floor`)."""
 READ_BYTES: Final = 16 * 1024
 """How much is asked for while a head is read. What comes of the body with it goes through Python."""
 CHUNK_BYTES: Final = 256 * 1024

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import CorruptError, LeftBehindError, NoSourceLeftError, SourceError, UnavailableError
-from mirror.floor import Rating, below_floor, watched
+from mirror.floor import Rating, Watch, below_floor
 from mirror.oci import ByteRange
-from mirror.pieces import SocketPiece, moved
+from mirror.pieces import moved
 from mirror.trail import What
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from contextlib import AbstractContextManager
 
-    from mirror.floor import Watch
     from mirror.pieces import Piece
     from mirror.source import Body, Content, Request, Source
 
@@ -55,13 +53,19 @@ class ResumingBody:
         """The bytes, from one source or several. Bytes that are known to be wrong are not gone on with."""
         position, stop = self._positions.start, self._positions.stop
         for resumes_left in reversed(range(RESUMES_MAX + 1)):
-            watch: Watch | None = None
+            # Only peers are left for being slow: behind a peer there is the registry.
+            watch = Watch(position, self._judge or below_floor, self._body.aclose)
+            watches = self._holder and resumes_left
             try:
-                async with aclosing(self._body.pieces()) as pieces:
-                    async for piece in pieces:
-                        with self._watched(piece, position) if resumes_left else nullcontext() as watch:
+                with watch:
+                    async with aclosing(self._body.pieces()) as pieces:
+                        async for piece in pieces:
+                            if watches:
+                                watch.comes(piece)
                             yield piece
-                        position += moved(piece)
+                            position += moved(piece)
+                            if watches:
+                                watch.taken(piece)
                 return
             except (CorruptError, NoSourceLeftError):
                 raise
@@ -71,7 +75,7 @@ class ResumingBody:
                 if not resumes_left:
                     raise NoSourceLeftError(str(error)) from error
                 log.warning("%s broke off at byte %d: %s", self._request.digest, position, error)
-                if watch is not None and watch.left:
+                if watch.left:
                     self._request.trail.note(What.STALLED, self._content.origin, self._holder)
                     if watch.rating is Rating.SLOW:
                         self._slow.add(self._holder)
@@ -104,12 +108,3 @@ class ResumingBody:
     async def aclose(self) -> None:
         """Release the source in use."""
         await self._body.aclose()
-
-    def _watched(self, piece: Piece, position: int) -> AbstractContextManager[Watch | None]:
-        """Only peers give such pieces, and only they are left for being slow: behind a peer there is the registry.
-
-        Not those who speak TLS, whose bytes come as chunks: they are left when they are silent, and no sooner.
-        """
-        if not isinstance(piece, SocketPiece):
-            return nullcontext()
-        return watched(piece.socket, position, self._judge or below_floor)

@@ -7,12 +7,14 @@ import itertools
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import pytest
 
 from mirror import floor
-from mirror.floor import Rating, below_floor, watched
+from mirror.floor import Judge, Rating, Watch, below_floor
 from mirror.intake import GATHER_S
+from mirror.pieces import SocketPiece
 from tests.serving import HOST
 
 
@@ -20,6 +22,11 @@ from tests.serving import HOST
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floor, "LOOK_S", 0.3)
     monkeypatch.setattr(floor, "SAMPLE_S", 0.05)
+
+
+@pytest.fixture(params=["connection", "chunks"])
+def sees(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @asynccontextmanager
@@ -46,59 +53,86 @@ async def receiving(chunk_bytes: int, pause_s: float) -> AsyncGenerator[socket.s
             await asyncio.wait([giving])
 
 
-async def read_for(connection: socket.socket, seconds: float, pause_s: float = 0.0, size: int = 2**16) -> bool:
-    """Read for a while; whether the connection is still open after that."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while loop.time() < deadline:
-        try:
-            if not await loop.sock_recv(connection, size):
+@dataclass
+class Reading:
+    """One that reads what comes on a connection, and is watched; the watch sees the connection, or the chunks only."""
+
+    connection: socket.socket
+    watch: Watch
+    sees: str
+
+    async def read_for(self, seconds: float, pause_s: float = 0.0, size: int = 2**16) -> bool:
+        """Read for a while; whether the connection is still open after that."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        if self.sees == "connection":
+            self.watch.comes(SocketPiece(self.connection, 2**40, 30.0))
+        while loop.time() < deadline:
+            try:
+                chunk = await loop.sock_recv(self.connection, size)
+            except ConnectionResetError:
                 return False
-        except ConnectionResetError:
-            return False
-        await asyncio.sleep(pause_s)
-    return True
+            if not chunk:
+                return False
+            if self.sees == "chunks":
+                self.watch.comes(chunk)
+            await asyncio.sleep(pause_s)
+            if self.sees == "chunks":
+                self.watch.taken(chunk)
+        return True
 
 
-async def test_a_source_below_the_floor_is_shut_down() -> None:
+@asynccontextmanager
+async def watched(
+    connection: socket.socket, sees: str, position: int = 0, judge: Judge = below_floor
+) -> AsyncGenerator[Reading]:
+    async def leave() -> None:
+        connection.shutdown(socket.SHUT_RDWR)
+
+    watch = Watch(position, judge, leave)
+    with watch:
+        yield Reading(connection, watch, sees)
+
+
+async def test_a_source_below_the_floor_is_shut_down(sees: str) -> None:
     async with receiving(1000, 0.02) as connection:
-        with watched(connection, 0, below_floor) as watch:
-            assert not await read_for(connection, 2)
-            assert watch.rating is Rating.HOPELESS
+        async with watched(connection, sees) as reading:
+            assert not await reading.read_for(2)
+            assert reading.watch.rating is Rating.HOPELESS
 
 
-async def test_a_source_whose_bytes_are_gathered_is_shut_down_too() -> None:
+async def test_a_source_whose_bytes_are_gathered_is_shut_down_too(sees: str) -> None:
     async with receiving(1000, 0.01) as connection:
-        with watched(connection, 0, below_floor):
-            assert not await read_for(connection, 2, pause_s=GATHER_S)
+        async with watched(connection, sees) as reading:
+            assert not await reading.read_for(2, pause_s=GATHER_S)
 
 
-async def test_a_source_that_is_silent_is_shut_down() -> None:
+async def test_a_source_that_is_silent_is_shut_down(sees: str) -> None:
     async with receiving(1000, 30) as connection:
-        with watched(connection, 0, below_floor):
-            assert not await read_for(connection, 2)
+        async with watched(connection, sees) as reading:
+            assert not await reading.read_for(2)
 
 
-async def test_a_source_above_the_floor_is_left_alone() -> None:
+async def test_a_source_above_the_floor_is_left_alone(sees: str) -> None:
     async with receiving(100_000, 0.02) as connection:
-        with watched(connection, 0, below_floor):
-            assert await read_for(connection, 1)
+        async with watched(connection, sees) as reading:
+            assert await reading.read_for(1)
 
 
-async def test_a_slow_reader_is_not_the_sources_fault() -> None:
+async def test_a_slow_reader_is_not_the_sources_fault(sees: str) -> None:
     async with receiving(100_000, 0.0) as connection:
-        with watched(connection, 0, below_floor):
-            assert await read_for(connection, 1, pause_s=0.05, size=1000)
+        async with watched(connection, sees) as reading:
+            assert await reading.read_for(1, pause_s=0.05, size=1000)
 
 
-async def test_what_is_over_is_watched_no_more() -> None:
+async def test_what_is_over_is_watched_no_more(sees: str) -> None:
     async with receiving(1000, 0.02) as connection:
-        with watched(connection, 0, below_floor):
-            pass
-        assert await read_for(connection, 1)
+        async with watched(connection, sees) as reading:
+            assert await reading.read_for(0.1)
+        assert await reading.read_for(1)
 
 
-async def test_the_judge_is_told_the_rate_and_the_position() -> None:
+async def test_the_judge_is_told_the_rate_and_the_position(sees: str) -> None:
     judged: list[tuple[float, int]] = []
 
     async def judge(rate: float, position: int) -> Rating:
@@ -106,22 +140,22 @@ async def test_the_judge_is_told_the_rate_and_the_position() -> None:
         return Rating.SLOW if len(judged) >= 2 else Rating.FAIR
 
     async with receiving(100_000, 0.02) as connection:
-        with watched(connection, 1_000_000_000, judge) as watch:
-            assert not await read_for(connection, 2)
-            assert watch.left
-            assert watch.rating is Rating.SLOW
+        async with watched(connection, sees, 1_000_000_000, judge) as reading:
+            assert not await reading.read_for(2)
+            assert reading.watch.left
+            assert reading.watch.rating is Rating.SLOW
     positions = [position for _, position in judged]
     assert 1_000_000_000 < positions[0] < positions[1] < positions[2]
     assert len(positions) == 3
     assert all(1_000_000 < rate < 20_000_000 for rate, _ in judged)
 
 
-async def test_one_bad_moment_is_forgiven() -> None:
+async def test_one_bad_moment_is_forgiven(sees: str) -> None:
     judged = itertools.cycle([Rating.SLOW, Rating.FAIR])
 
     async def judge(_rate: float, _position: int) -> Rating:
         return next(judged)
 
     async with receiving(100_000, 0.02) as connection:
-        with watched(connection, 0, judge):
-            assert await read_for(connection, 2)
+        async with watched(connection, sees, judge=judge) as reading:
+            assert await reading.read_for(2)

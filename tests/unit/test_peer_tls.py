@@ -14,16 +14,18 @@ import pytest
 import trustme
 from starlette.types import Receive, Scope, Send
 
-from mirror import peer_connection, request_limits
+from mirror import floor, peer_connection, request_limits
 from mirror.errors import UnavailableError
 from mirror.metrics import Metrics
-from mirror.oci import OCTET_STREAM, Descriptor, Digest
+from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
 from mirror.peer_client import PeerClient
 from mirror.peer_tls import PeerTls, TlsFiles, TlsFilesError
 from mirror.pieces import read_piece
 from mirror.registry import create_registry
+from mirror.resuming import resuming
 from mirror.settings import SettingsError, load
-from mirror.source import Content, FileBody, Request
+from mirror.source import Content, FileBody, Request, read_all
+from mirror.trail import Trail, What
 from tests.serving import HOST, free_port, pouring, serving
 
 DATA = random.Random(3).randbytes(3_000_000)
@@ -174,6 +176,35 @@ async def test_a_peer_that_falls_silent_or_breaks_off_is_given_up(
         with pytest.raises(UnavailableError, match="silent"):
             await fetch(client, url.replace("http", "https"))
         assert not client._idle
+        await client.aclose()
+
+
+async def test_a_peer_that_gives_too_little_is_left_in_the_middle_of_a_body(
+    tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(floor, "LOOK_S", 0.3)
+    monkeypatch.setattr(floor, "SAMPLE_S", 0.05)
+    files, given = write(tmp_path / "a", authority), 0
+
+    async def serve(_: Scope, __: Receive, send: Send) -> None:
+        nonlocal given
+        length = str(len(DATA)).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        while given < len(DATA):
+            await send({"type": "http.response.body", "body": DATA[given : given + 1000], "more_body": True})
+            given += 1000
+            await asyncio.sleep(0.02)
+
+    async with serving(serve, tls=PeerTls(files).server_context()) as url:
+        client = PeerClient(PeerTls(files))
+        answer = await client.ask(url.replace("http", "https"), "GET", PATH, {})
+        descriptor = Descriptor(OCTET_STREAM, DIGEST, len(DATA))
+        content = Content(descriptor, range(len(DATA)), answer, "peer", "slow")
+        request = Request(Repository("registry.test", "lib/app"), Kind.BLOB, DIGEST, trail=Trail())
+        async with asyncio.timeout(5):
+            assert await read_all(resuming(One(tmp_path / "blob"), request, content).body, len(DATA)) == DATA
+        assert 0 < given < len(DATA) / 10
+        assert (What.STALLED, "peer", "slow") in request.trail.steps
         await client.aclose()
 
 
