@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import quote
 
+from mirror.choice import Search
 from mirror.content_response import SOURCE_HEADER
 from mirror.errors import CorruptError, FullError, NotFoundError, NotYetError, SourceError, UnavailableError
 from mirror.hedge import Patience, Race
@@ -37,7 +38,7 @@ from mirror.verified import open_verified
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from mirror.choice import Holder, Search, Standing
+    from mirror.choice import Holder, Standing
     from mirror.oci import Descriptor, Digest
     from mirror.peer_client import Answer
     from mirror.peer_mac import PeerMac, Target
@@ -127,11 +128,12 @@ class Peers:
             assert descriptor is not None, "a request by digest is never without one"
             return descriptor
 
-        return await self._first(request, describe)
+        return await self._in_turn(self._holders(request), request, Search(), describe, TRIES_MAX)
 
     async def open(self, request: Request) -> Content:
         """Open the digest at the first holder that gives it; small objects come back verified."""
-        return await self._first(request, lambda holder: self._open_at(holder, request))
+        holders = self._holders(request)
+        return await self._in_turn(holders, request, Search(), lambda holder: self._open_at(holder, request), TRIES_MAX)
 
     async def open_from(self, holders: Sequence[Holder], request: Request, search: Search) -> Content:
         """Open the digest at one of these, or at one of those to whom they give it; what was found is in `search`.
@@ -140,36 +142,13 @@ class Peers:
         told how long the client has waited. Raises `FullError` or `NotYetError` when one of them only had no slot or no
         bytes yet, else the last one's `SourceError`.
         """
-        failure: UnavailableError | None = None
-        soon: FullError | NotYetError | None = None
-        candidates = list(islice(self._standing.ranked(holders), CANDIDATES_MAX))
-        asked = {holder.target.name for holder in candidates}
-        began = asyncio.get_running_loop().time()
-        for _ in range(HOPS_MAX):
-            took_s = asyncio.get_running_loop().time() - began
-            if not candidates or took_s > (HOPS_S if soon else HOPS_S_MAX):
-                break
-            holder = candidates.pop(0)
-            try:
-                return await self._open_at(holder, request, search.waited_s + took_s)
-            except NotFoundError:
-                request.trail.note(What.STALE, "peer", holder.target.name)
-                search.absent.add(holder.target.name)
-            except NotYetError as error:
-                soon = error
-                search.barren.add(holder.target.name)
-                candidates.append(holder)
-            except FullError as error:
-                request.trail.note(What.FULL, "peer", holder.target.name)
-                soon = error
-                children = [name for name in error.alternatives if name not in asked | request.left_out]
-                asked.update(children)
-                members = filter(None, map(self._index.member, children))
-                candidates[:0] = [member for member in members if search.zone in (None, member.zone)]
-            except UnavailableError as error:
-                failure = self._note(holder, request, error)
-                search.lost.add(holder.target.name)
-        raise soon or failure or NotFoundError(f"no peer has {request.digest}")
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        def ask(holder: Holder) -> Awaitable[Content]:
+            return self._open_at(holder, request, search.waited_s + clock() - began)
+
+        return await self._in_turn(holders, request, search, ask, HOPS_MAX)
 
     async def ask_part(self, holder: Holder, path: str) -> bytes:
         """What a member answers to a question about its part in a herd (`mirror.herd.watch`).
@@ -187,20 +166,39 @@ class Peers:
         ranked = self._standing.ranked(self._index.holders(digest))
         return [holder.target.name for holder in islice(ranked, ALTERNATIVES_MAX)]
 
-    async def _first(self, request: Request, ask: Callable[[Holder], Awaitable[T]]) -> T:
-        """What the first holder that can gives; one that is full says which others to ask next.
+    def _holders(self, request: Request) -> list[Holder]:
+        holders = [each for each in self._index.holders(request.digest) if each.target.name not in request.left_out]
+        if not holders:
+            request.trail.note(What.ABSENT, "peer")
+        return holders
 
-        When one is slow to answer, the next is asked as well, and the other one dropped when the first has answered.
+    async def _in_turn(
+        self,
+        holders: Sequence[Holder],
+        request: Request,
+        search: Search,
+        ask: Callable[[Holder], Awaitable[T]],
+        tries: int,
+    ) -> T:
+        """What the first gives that can, of these and of those whom full ones name; see `open_from`.
+
+        When one is slow to answer, the next is asked as well, and the other one dropped when the first has answered:
+        but only of the `holders`, for those whom they name may have to wait for bytes themselves.
         """
         failure: UnavailableError | None = None
-        holders = [each for each in self._index.holders(request.digest) if each.target.name not in request.left_out]
+        soon: FullError | NotYetError | None = None
         candidates = list(islice(self._standing.ranked(holders), CANDIDATES_MAX))
-        if not candidates:
-            request.trail.note(What.ABSENT, "peer")
-        tries = TRIES_MAX
+        first = {holder.target.name for holder in candidates}
+        heard_of = set(first)
+        clock = asyncio.get_running_loop().time
+        began = clock()
         async with Race(ask, _let_go, self._patience) as race:
-            while race.running or (candidates and tries):
-                answered = await race.next(may_hedge=bool(candidates and tries)) if race.running else None
+            while True:
+                goes_on = bool(candidates and tries) and clock() - began <= (HOPS_S if soon else HOPS_S_MAX)
+                if not (goes_on or race.running):
+                    break
+                may_hedge = goes_on and not soon and candidates[0].target.name in first
+                answered = await race.next(may_hedge=may_hedge) if race.running else None
                 if answered is None:
                     if race.running:
                         request.trail.note(What.HEDGED, "peer")
@@ -212,14 +210,25 @@ class Peers:
                     return answer.result()
                 except NotFoundError:
                     request.trail.note(What.STALE, "peer", holder.target.name)
+                    search.absent.add(holder.target.name)
+                except NotYetError as error:
+                    soon = error
+                    search.barren.add(holder.target.name)
+                    candidates.append(holder)
                 except FullError as error:
                     request.trail.note(What.FULL, "peer", holder.target.name)
-                    failure = UnavailableError(f"peer {holder.target.name}: {error}")
+                    soon = error
                     named = [other for other in candidates if other.target.name in error.alternatives]
+                    new = [name for name in error.alternatives if name not in heard_of | request.left_out]
+                    heard_of.update(new)
+                    named += [
+                        each for each in map(self._index.member, new) if each and search.zone in (None, each.zone)
+                    ]
                     candidates = named + [other for other in candidates if other not in named]
                 except UnavailableError as error:
                     failure = self._note(holder, request, error)
-        raise failure or NotFoundError(f"no peer has {request.digest}")
+                    search.lost.add(holder.target.name)
+        raise soon or failure or NotFoundError(f"no peer has {request.digest}")
 
     async def _open_at(self, holder: Holder, request: Request, waited_s: float = 0.0) -> Content:
         async def open_part(part: Request) -> Content:

@@ -114,12 +114,16 @@ async def test_a_peer_that_broke_off_in_the_same_answer_is_left_out() -> None:
         assert server.heard == []
 
 
-async def test_a_second_peer_is_asked_when_the_first_is_slow_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("herd", [False, True])
+async def test_a_second_peer_is_asked_when_the_first_is_slow_to_answer(
+    monkeypatch: pytest.MonkeyPatch, herd: bool
+) -> None:
     monkeypatch.setattr(hedge, "HEDGE_S_MAX", 0.1)
     request = replace(BLOB, trail=Trail())
     async with scripted(hang) as slow, scripted(GOOD) as good:
         async with peers_at(slow.url, good.url) as peers, asyncio.timeout(1):
-            content = await peers.open(request)
+            holders = peers._index.holders(DIGEST)
+            content = await (peers.open_from(holders, request, Search()) if herd else peers.open(request))
             assert await read_all(content.body, 1000) == DATA
     assert content.holder == "peer-1"
     assert request.trail.steps == [(What.HEDGED, "peer", "")], "it was only slow, and is not blamed"
@@ -189,6 +193,25 @@ async def test_children_in_another_zone_are_passed_over_by_those_who_keep_to_the
         with pytest.raises(UnavailableError, match="slots are taken"):
             await peers.open_from(first, BLOB, Search("zone"))
         assert not child.heard
+
+
+async def test_one_that_another_named_may_wait_for_bytes_itself_and_is_not_hurried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hedge, "HEDGE_S_MAX", 0.1)
+    request = replace(BLOB, trail=Trail())
+    names_two = answering("503 Full", ["Skvaller-Alternatives: peer-1,peer-2", "Content-Length: 0"])
+
+    async def late(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        await GOOD(heard, writer)
+
+    async with scripted(names_two) as full, scripted(late) as child, scripted(GOOD) as other:
+        async with peers_at(full.url, child.url, other.url) as peers:
+            content = await peers.open_from(peers._index.holders(DIGEST)[:1], request, Search())
+            assert await read_all(content.body, 1000) == DATA
+    assert content.holder == "peer-1"
+    assert not other.heard
 
 
 async def test_who_is_about_to_have_it_is_asked_again_after_the_others() -> None:
