@@ -1,5 +1,11 @@
 """A server of an image's objects that goes wrong as it is told: in the place of a registry, or of a peer.
 
+    python -m tests.integration.bad_server ADDRESS REGISTRY-URL DIRECTORY [SEED]
+
+A program for a machine of the lab (`tests.integration.bad_machine`). It looks at each request what it is to do, in a
+file of the directory (`Order`), and notes in another what it was asked for: so both outlive its death. With a seed it
+is a member of the cluster as well, with the secret that is there, and claims what the order says.
+
 What it is not told to spoil it answers well: an object by digest from the image's own layout, everything else as the
 registry behind it does.
 """
@@ -7,18 +13,62 @@ registry behind it does.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import aiohttp
 
+from gossip import ClusterSecret, Config
+from gossip import Node as GossipNode
+from mirror.cluster import PEER_PORT
+from mirror.elements import content_key, group_of
 from mirror.oci import Digest
-from tests.lab import Image, Registry
 
+PORT = 5000
+NAME = "bad"
+"""Of the member."""
 CHUNK_BYTES = 64 * 1024
+POLL_S = 0.05
+TOGETHER_S = 1.0
+"""How long a death waits for the other objects to have come as far."""
+PAUSE_S = 0.3
+"""Before something breaks off, so that who asked beside the runtime is cut off with it."""
 Fault = Callable[["Asked", asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Do the fault of this name to every GET for the objects `spoiled`, whose bytes are in `layout`; claim others."""
+
+    fault: str = ""
+    layout: str = ""
+    spoiled: tuple[str, ...] = ()
+    claimed: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, directory: Path) -> Order:
+        """The present one."""
+        return cls(**json.loads((directory / "order").read_text()))
+
+    def write(self, directory: Path) -> None:
+        """From now on do this."""
+        new = directory / "order.new"
+        new.write_text(json.dumps(asdict(self)))
+        new.replace(directory / "order")
+
+
+def asked_file(directory: Path) -> Path:
+    """Where a server notes what it was asked for of what it is to spoil: a digest a line."""
+    return directory / "asked"
 
 
 @dataclass
@@ -26,6 +76,7 @@ class Asked:
     """A GET for an object whose bytes are known; `start` is where the wanted range begins."""
 
     server: BadServer
+    order: Order
     path: str
     digest: Digest
     data: bytes
@@ -42,62 +93,50 @@ class Asked:
         lines += ["Content-Type: application/octet-stream", f"Docker-Content-Digest: {self.digest}"]
         return "\r\n".join([*lines, "", ""]).encode()
 
+    def until(self, fraction: float) -> bytes:
+        """The right answer until so much of the object."""
+        return self.head() + self.data[self.start : max(self.start, int(len(self.data) * fraction))]
+
 
 @dataclass
 class BadServer:
-    """Does `fault` to every GET for the objects in `spoiled`; `asked` is what it was asked for of these."""
+    """What runs here. `due` are the objects that were given as far as this process is to live for them."""
 
-    host: str
-    registry: Registry
-    port: int = 0
-    fault: Fault | None = None
-    spoiled: set[Digest] = field(default_factory=set)
-    asked: list[Asked] = field(default_factory=list)
-    dead: bool = False
-    _layouts: list[Image] = field(default_factory=list)
+    address: str
+    registry_url: str
+    directory: Path
+    due: set[str] = field(default_factory=set)
 
-    @property
-    def url(self) -> str:
-        """Where it is reached."""
-        return f"http://{self.host}:{self.port}"
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, of one request."""
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await self._answer(reader, writer)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
-    def spoil(self, image: Image, fault: Fault, *digests: Digest) -> None:
-        """From now on do this to these objects of the image (by default its layers), and to no others."""
-        self._layouts = [image]
-        self.spoiled = set(digests or image.layers())
-        self.fault = fault
-        self.asked = []
-        self.dead = False
-
-    def heal(self) -> None:
-        """From now on answer well."""
-        self.spoiled = set()
-        self.dead = False
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request on one connection."""
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, path, _ = head[0].split(" ")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
         match = re.search(r"/(sha256):([0-9a-f]{64})", path)
         digest = Digest(match[1], match[2]) if match else None
-        if self.dead:
-            writer.transport.abort()
-        elif digest in self.spoiled and method == "GET" and self.fault is not None:
-            assert digest is not None
-            data = (self._layouts[0].layout / "blobs" / digest.algorithm / digest.hex).read_bytes()
-            wanted = re.fullmatch(r"bytes=(\d+)-\d*", headers.get("range", ""))
-            asked = Asked(self, path, digest, data, int(wanted[1]) if wanted else 0, wanted is not None)
-            self.asked.append(asked)
-            await self.fault(asked, writer)
-        else:
+        order = Order.read(self.directory)
+        if digest is None or str(digest) not in order.spoiled or method != "GET":
             await self._pass_on(method, path, headers, writer)
+            return
+        data = Path(order.layout, "blobs", digest.algorithm, digest.hex).read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-\d*", headers.get("range", ""))
+        with asked_file(self.directory).open("a") as asked:
+            asked.write(f"{digest}\n")
+        start = int(wanted[1]) if wanted else 0
+        await FAULTS[order.fault](Asked(self, order, path, digest, data, start, wanted is not None), writer)
 
     async def _pass_on(self, method: str, path: str, headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
         wanted = {name: value for name, value in headers.items() if name in {"accept", "range", "authorization"}}
         async with aiohttp.ClientSession(auto_decompress=False) as session:
             async with session.request(
-                method, self.registry.url + path, headers=wanted, allow_redirects=False
+                method, self.registry_url + path, headers=wanted, allow_redirects=False
             ) as response:
                 body = await response.read()
                 lines = [f"HTTP/1.1 {response.status} {response.reason}", "Connection: close"]
@@ -105,40 +144,6 @@ class BadServer:
                 lines += [f"{name}: {value}" for name, value in response.headers.items() if name.lower() in passed]
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await writer.drain()
-
-
-@asynccontextmanager
-async def bad_server(host: str, registry: Registry) -> AsyncGenerator[BadServer]:
-    """A server at a free port of `host`, well-behaved until told otherwise."""
-    server = BadServer(host, registry)
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
-                await server.answer(reader, writer)
-        finally:
-            tasks.discard(task)
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-
-    async with AsyncExitStack() as stack:
-        listening = await asyncio.start_server(serve, host, 0)
-        server.port = listening.sockets[0].getsockname()[1]
-        stack.callback(listening.close)
-        yield server
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def well(asked: Asked, writer: asyncio.StreamWriter) -> None:
-    """The right answer."""
-    await send(writer, asked.head() + asked.data[asked.start :])
 
 
 async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -149,26 +154,33 @@ async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 
 def killed_at(fraction: float) -> Fault:
-    """A process that is killed when it has sent so much: nobody answers there any more."""
+    """A process that is killed when it has sent so much of each object."""
 
     async def fault(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        stop = int(len(asked.data) * fraction)
-        await send(writer, asked.head() + asked.data[asked.start : stop])
-        asked.server.dead = True
+        await send(writer, asked.until(fraction))
+        due = asked.server.due
+        due.add(str(asked.digest))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TOGETHER_S):
+                while not due.issuperset(asked.order.spoiled):
+                    await asyncio.sleep(0.01)
+        await asyncio.sleep(PAUSE_S)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     return fault
 
 
 async def reset(asked: Asked, writer: asyncio.StreamWriter) -> None:
-    """A connection that is reset half way."""
-    await send(writer, asked.head() + asked.data[asked.start : max(asked.start, len(asked.data) // 2)])
-    await asyncio.sleep(0.1)
+    """A connection that is reset half way: closing one that is not to linger does so."""
+    await send(writer, asked.until(0.5))
+    await asyncio.sleep(PAUSE_S)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 async def stalled(asked: Asked, writer: asyncio.StreamWriter) -> None:
     """A server that says no more half way."""
-    await send(writer, asked.head() + asked.data[asked.start : max(asked.start, len(asked.data) // 2)])
+    await send(writer, asked.until(0.5))
     await asyncio.sleep(60)
 
 
@@ -183,6 +195,7 @@ async def throttled(asked: Asked, writer: asyncio.StreamWriter) -> None:
 async def truncated(asked: Asked, writer: asyncio.StreamWriter) -> None:
     """A file that lost its end, of which the answer says it is whole."""
     await send(writer, asked.head() + asked.data[asked.start : -1000])
+    await asyncio.sleep(PAUSE_S)
 
 
 async def too_short(asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -193,6 +206,7 @@ async def too_short(asked: Asked, writer: asyncio.StreamWriter) -> None:
 async def too_long(asked: Asked, writer: asyncio.StreamWriter) -> None:
     """A Content-Length that says more than there is."""
     await send(writer, asked.head(status="200 OK", length=len(asked.data) + 1000) + asked.data)
+    await asyncio.sleep(PAUSE_S)
 
 
 async def whole_for_range(asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -200,7 +214,8 @@ async def whole_for_range(asked: Asked, writer: asyncio.StreamWriter) -> None:
     if asked.ranged:
         await send(writer, asked.head(status="200 OK", length=len(asked.data)) + asked.data)
     else:
-        await send(writer, asked.head() + asked.data[: len(asked.data) // 2])
+        await send(writer, asked.until(0.5))
+        await asyncio.sleep(PAUSE_S)
 
 
 async def error_500(asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -210,13 +225,13 @@ async def error_500(asked: Asked, writer: asyncio.StreamWriter) -> None:
 
 async def redirect_loop(asked: Asked, writer: asyncio.StreamWriter) -> None:
     """A redirect to itself."""
-    where = asked.server.url + asked.path
+    where = f"http://{asked.server.address}:{PORT}{asked.path}"
     await send(writer, f"HTTP/1.1 307 There\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode())
 
 
 async def redirect_away(asked: Asked, writer: asyncio.StreamWriter) -> None:
     """A redirect to where the object is, as registries on object storage do."""
-    where = asked.server.registry.url + asked.path
+    where = asked.server.registry_url + asked.path
     await send(writer, f"HTTP/1.1 307 There\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode())
 
 
@@ -226,12 +241,65 @@ async def slow_head(asked: Asked, writer: asyncio.StreamWriter) -> None:
     await asyncio.sleep(60)
 
 
-def flipped(position: int) -> Fault:
-    """A server with one wrong byte."""
+async def flipped(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """A server with one wrong byte in the middle."""
+    data = bytearray(asked.data)
+    data[len(data) // 2] ^= 1
+    await send(writer, asked.head() + bytes(data[asked.start :]))
 
-    async def fault(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        data = bytearray(asked.data)
-        data[position] ^= 1
-        await send(writer, asked.head() + bytes(data[asked.start :]))
 
-    return fault
+FAULTS: dict[str, Fault] = {
+    "killed at 10 %": killed_at(0.1),
+    "killed at 50 %": killed_at(0.5),
+    "killed at 99 %": killed_at(0.99),
+    "reset": reset,
+    "stalled": stalled,
+    "throttled to a hundredth": throttled,
+    "truncated": truncated,
+    "Content-Length too long": too_long,
+    "Content-Length too short": too_short,
+    "200 to a Range request": whole_for_range,
+    "500": error_500,
+    "redirects to itself": redirect_loop,
+    "redirects elsewhere": redirect_away,
+    "slow headers": slow_head,
+    "flipped byte": flipped,
+}
+
+
+async def claim(member: GossipNode, directory: Path) -> None:
+    """Say to the cluster that this is held here which the order claims, and no more when it does no longer."""
+    told: set[str] = set()
+    while True:
+        claimed = set(Order.read(directory).claimed)
+        for digest in sorted(claimed - told):
+            member.add(content_key(Digest.parse(digest)))
+        for digest in sorted(told - claimed):
+            member.remove(content_key(Digest.parse(digest)))
+        told = claimed
+        await asyncio.sleep(POLL_S)
+
+
+async def main(address: str, registry_url: str, directory: Path, *seeds: str) -> None:
+    """Serve without end; with a seed, as a member that has found others."""
+    server = BadServer(address, registry_url, directory)
+    if not seeds:
+        await (await asyncio.start_server(server.serve, address, PORT)).serve_forever()
+    config = Config(
+        name=NAME,
+        bind_address=address,
+        advertise_address=address,
+        seeds=seeds,
+        secret=ClusterSecret.from_file(directory / "secret"),
+        attributes={PEER_PORT: str(PORT)},
+        epoch_file=directory / "epoch",
+    )
+    async with GossipNode(config, group_of=group_of) as member:
+        while not member.members():
+            await asyncio.sleep(POLL_S)
+        async with await asyncio.start_server(server.serve, address, PORT):
+            await claim(member, directory)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:]))
