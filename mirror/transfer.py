@@ -343,7 +343,8 @@ class Transfer:
             self.descriptor = self._file.reader()
         self._written += length
         self._stirred.ring()
-        self._grown.ring()
+        # In the next turn: by then a thread brings the next bytes, while readers keep the loop busy for milliseconds.
+        asyncio.get_running_loop().call_soon(self._grown.ring)
 
     def _far_ahead(self) -> bool:
         return self._fetched - self._foremost > AHEAD_BYTES_MAX and not self._file.keeps

@@ -426,6 +426,10 @@ async def test_the_room_of_a_transfer_that_is_over_is_free_again(
             await here.over()
 
 
+METADATA_BYTES = 64 * 1024
+"""What a filesystem takes of its own for a file."""
+
+
 async def test_a_window_holds_a_part_of_a_large_object_and_every_byte_is_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,9 +448,25 @@ async def test_a_window_holds_a_part_of_a_large_object_and_every_byte_is_right(
                     hashed.update(chunk)
                     size += len(chunk)
                     for each in here.transfers._running:
-                        assert os.fstat(each.descriptor).st_blocks * 512 <= 5 * PUNCH_BYTES
+                        assert os.fstat(each.descriptor).st_blocks * 512 <= 4 * PUNCH_BYTES + METADATA_BYTES
             assert (size, hashed.hexdigest()) == (len(data), request.digest.hex)
         assert len(tap.opened) == 1
+
+
+@pytest.mark.parametrize("size", [5_000_000, 50_000_000])
+async def test_a_file_asks_for_blocks_ahead_of_what_is_written_but_not_beyond_its_room(
+    tmp_path: Path, size: int
+) -> None:
+    file = Spool(tmp_path, 10**9).take(Digest.of(b""), size, verify=False)
+    assert file is not None
+    for written in range(1_000_000, size + 1, 1_000_000):
+        assert await file.write([bytes(1_000_000)])
+        reader = file.reader()
+        held = os.fstat(reader).st_blocks * 512
+        os.close(reader)
+        assert written <= held <= min(written + spool.RESERVED_BYTES, size) + METADATA_BYTES
+        assert written < held or written == size, "else each page is asked for by itself"
+    await file.abort()
 
 
 async def test_a_few_large_objects_leave_room_for_others(tmp_path: Path) -> None:
