@@ -6,11 +6,12 @@ The product side is the client face: door, router, policy of a pull, store. An a
 (`bare_face`) shows what of that is the server's and Starlette's. Needs root, gcc and nginx.
 
 Where the time of a 1 MB blob goes, in microseconds of CPU: nginx 94 to 101, the bare app 179 to 195, the mirror 240 to
-265 (two runs on two cores that had nothing else to do at this priority). A request takes ten system calls, and all its
-bytes leave in one of them, as nginx's do. The rest is the interpreter's, 130 without the kernel's part: uvicorn's
-parsing, task and answer 46, Starlette and the door 7, to read the request 16, to find the blob and open it 16, the
-response 20, what surrounds sendfile 16, metrics 11. Debian's interpreter took a tenth less than one that was built
-without profile-guided optimization.
+265 (two runs on two cores that had nothing else to do at this priority); on another machine, which has the faster
+interpreter and the slower network, 137, 178 and 212. A request takes ten system calls, and all its bytes leave in one
+of them, as nginx's do. The rest is the interpreter's, 130 without the kernel's part: uvicorn's parsing, task and answer
+46, Starlette and the door 7, to read the request 16, to find the blob and open it 16, the response 20, what surrounds
+sendfile 16, metrics 11. Debian's interpreter took a tenth less than one that was built without profile-guided
+optimization.
 """
 
 from __future__ import annotations
