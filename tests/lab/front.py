@@ -96,6 +96,8 @@ class Front:
                 await response.write_eof()
         except aiohttp.ClientConnectorError:
             response = web.Response(status=502, text="the registry behind the front is down")
+        except aiohttp.ClientConnectionResetError:
+            pass  # the client left
         finally:
             self.exchanges.append(Exchange(request.method, request.path, response.status, sent, client))
         return response
