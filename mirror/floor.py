@@ -1,9 +1,9 @@
 """Slow peers: one that gives much less than others could is left for another source.
 
-How much came, and has it been taken a moment later? Where it has not, it is the reader who is slow. Bytes that go from
-socket to socket are not seen here, so the kernel is asked (`tcpi_bytes_received` of TCP_INFO, Linux 4.1); chunks, which
-come under TLS, are counted. Whether a rate is too little is for a `Judge`. What is found too slow is ended, as a broken
-source ends.
+How much came, and does the reader wait for more? Where it does not, it is the reader who is slow. Bytes that go from
+socket to socket are not seen here, so the kernel is asked (`tcpi_bytes_received` of TCP_INFO, Linux 4.1), and whether
+what came has been taken a moment later. Chunks, which come under TLS, are counted. Whether a rate is too little is for
+a `Judge`. What is found too slow is ended, as a broken source ends.
 """
 
 from __future__ import annotations
@@ -111,10 +111,7 @@ class Watch:
             reader_is_slow = False
             while loop.time() - since < LOOK_S:
                 await asyncio.sleep(SAMPLE_S)
-                came = self._received()
-                await asyncio.sleep(TAKEN_S)
-                taken = self._read()
-                reader_is_slow |= came is None or taken is None or taken < came
+                reader_is_slow |= await self._reader_is_slow()
             now, received = loop.time(), self._received()
             if received is None:
                 return
@@ -139,9 +136,13 @@ class Watch:
         """How many bytes came, on the connection since it was opened; None where the kernel does not tell."""
         return self._came if self._connection is None else _received(self._connection)
 
-    def _read(self) -> int | None:
-        """How many of them were taken."""
-        return self._taken if self._connection is None else _taken(self._connection)
+    async def _reader_is_slow(self) -> bool:
+        if self._connection is None:
+            return self._taken < self._came
+        came = _received(self._connection)
+        await asyncio.sleep(TAKEN_S)
+        taken = _taken(self._connection)
+        return came is None or taken is None or taken < came
 
 
 def _received(connection: socket.socket) -> int | None:

@@ -28,6 +28,7 @@ from mirror.load import (
     Load,
     read_names,
 )
+from mirror.oci import Kind
 from mirror.peer_client import PeerClient
 from mirror.peer_mac import HEADER
 from mirror.pieces import moved
@@ -49,8 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRIES_MAX: Final = 4
-"""How many holders are asked for one object: with the deadlines of `mirror.peer_client` it bounds the wait before
-upstream to 16 s."""
+"""How many holders are asked for one object."""
 CANDIDATES_MAX: Final = 16
 """From how many holders those are taken; a full one moves others that it names to the front."""
 
@@ -128,12 +128,15 @@ class Peers:
             assert descriptor is not None, "a request by digest is never without one"
             return descriptor
 
-        return await self._in_turn(self._holders(request), request, Search(), describe, TRIES_MAX)
+        return await self._in_turn(self._holders(request), request, Search(), describe, TRIES_MAX, hedges=True)
 
     async def open(self, request: Request) -> Content:
         """Open the digest at the first holder that gives it; small objects come back verified."""
-        holders = self._holders(request)
-        return await self._in_turn(holders, request, Search(), lambda holder: self._open_at(holder, request), TRIES_MAX)
+
+        def ask(holder: Holder) -> Awaitable[Content]:
+            return self._open_at(holder, request)
+
+        return await self._in_turn(self._holders(request), request, Search(), ask, TRIES_MAX, hedges=True)
 
     async def open_from(self, holders: Sequence[Holder], request: Request, search: Search) -> Content:
         """Open the digest at one of these, or at one of those to whom they give it; what was found is in `search`.
@@ -148,7 +151,9 @@ class Peers:
         def ask(holder: Holder) -> Awaitable[Content]:
             return self._open_at(holder, request, search.waited_s + clock() - began)
 
-        return await self._in_turn(holders, request, search, ask, HOPS_MAX)
+        # What is verified first is here when it is answered, and would come twice, be it from another zone.
+        hedges = request.hashes and request.kind is Kind.BLOB
+        return await self._in_turn(holders, request, search, ask, HOPS_MAX, hedges=hedges)
 
     async def ask_part(self, holder: Holder, path: str) -> bytes:
         """What a member answers to a question about its part in a herd (`mirror.herd.watch`).
@@ -179,17 +184,18 @@ class Peers:
         search: Search,
         ask: Callable[[Holder], Awaitable[T]],
         tries: int,
+        *,
+        hedges: bool,
     ) -> T:
         """What the first gives that can, of these and of those whom full ones name; see `open_from`.
 
-        When one is slow to answer, the next is asked as well, and the other one dropped when the first has answered:
-        but only of the `holders`, for those whom they name may have to wait for bytes themselves.
+        When it `hedges`, and one is slow to answer, the next is asked as well, and the other one dropped when the first
+        has answered; not once one was full or had nothing yet, for those whom it names may wait for bytes themselves.
         """
         failure: UnavailableError | None = None
         soon: FullError | NotYetError | None = None
         candidates = list(islice(self._standing.ranked(holders), CANDIDATES_MAX))
-        first = {holder.target.name for holder in candidates}
-        heard_of = set(first)
+        heard_of = {holder.target.name for holder in candidates}
         clock = asyncio.get_running_loop().time
         began = clock()
         async with Race(ask, _let_go, self._patience) as race:
@@ -197,7 +203,7 @@ class Peers:
                 goes_on = bool(candidates and tries) and clock() - began <= (HOPS_S if soon else HOPS_S_MAX)
                 if not (goes_on or race.running):
                     break
-                may_hedge = goes_on and not soon and candidates[0].target.name in first
+                may_hedge = hedges and goes_on and not soon
                 answered = await race.next(may_hedge=may_hedge) if race.running else None
                 if answered is None:
                     if race.running:

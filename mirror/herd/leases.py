@@ -113,9 +113,15 @@ class _Lease:
     stuck: bool = False
     barren: bool = False
     heir: str = ""
+    begun_with: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.heard_at = self.begun_at
+        self.heard_at, self.begun_with = self.begun_at, self.offset
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether nothing came since it was given."""
+        return self.done_at is None and self.offset <= self.begun_with
 
     def doubt(self, claim: Claim, now: float) -> None:
         """Note that a follower gets nothing from the leader: it is lost, or has no bytes yet."""
@@ -125,8 +131,7 @@ class _Lease:
 
     def barren_until(self) -> float:
         """When it is over if the leader, of which a follower said that it has nothing, still has nothing."""
-        nothing = self.barren and self.done_at is None and not self.offset
-        return self.begun_at + self.barren_s if nothing else float("inf")
+        return self.begun_at + self.barren_s if self.barren and self.has_nothing else float("inf")
 
     def renew(self, offset: int, now: float) -> bool:
         """Note that the leader lives and is so far; whether it came further."""
@@ -169,10 +174,25 @@ class _Object:
         overdue_s = now - lease.barren_until()
         if 0 <= overdue_s < DOUBTED_S:
             return Wait(AGAIN_S)
-        if overdue_s >= 0 or lease.done_at is not None or lease.offset or claim.offset:
+        if overdue_s >= 0 or lease.done_at is not None or claim.offset < lease.offset:
             self.lead(lease.leader, claim.offset, now)
-        lease.renew(0, now)
+        else:
+            lease.renew(claim.offset, now)
         return Lead()
+
+    def takes(self, member: str, offset: int, now: float) -> None:
+        """This one has its first bytes in hand: it leads on, or again."""
+        if self.lease is None or self.lease.leader != member or self.lease.done_at is not None:
+            self.lead(member, offset, now)
+            self.deposed = None
+            self.settle()
+        assert self.lease is not None
+        self.lease.renew(offset + 1, now)
+
+    def settle(self) -> None:
+        """Somebody leads: nobody contends any more."""
+        self.contest_since = None
+        self.contenders.clear()
 
     def given(self, claim: Claim, now: float) -> Given | None:
         """The object itself, if it is here and new enough; one that is not is to be fetched anew."""
@@ -191,7 +211,7 @@ class _Object:
 
     def restored(self, former: _Lease) -> bool:
         """Let the one lead again whose lease was passed on, if its successor has nothing yet; whether it does."""
-        if self.lease is None or self.lease.offset or self.lease.done_at is not None:
+        if self.lease is None or not self.lease.has_nothing:
             return False
         self.lease, self.deposed = former, None
         return True
@@ -229,6 +249,9 @@ class Leases:
         if given := known.given(claim, now):
             return given
         lease = known.lease
+        if claim.got and (lease is None or lease.leader == member or lease.has_nothing or not self._held(lease, now)):
+            known.takes(member, claim.offset, now)
+            return Lead()
         if lease is not None and lease.leader == member:
             return known.still_leads(lease, claim, now)
         if lease is not None:
@@ -247,8 +270,7 @@ class Leases:
         if lease is not None and lease.done_at is None:
             known.deposed = lease
         known.lead(member, claim.offset, now)
-        known.contest_since = None
-        known.contenders.clear()
+        known.settle()
         return Lead()
 
     def _grace_s(self, claim: Claim, known: _Object, now: float) -> float:
@@ -275,8 +297,7 @@ class Leases:
             return
         else:
             known.lead(member, renewal.offset, now)
-        known.contest_since = None
-        known.contenders.clear()
+        known.settle()
 
     def _release(self, member: str, release: Release, known: _Object, now: float) -> None:
         if former := known.former(member, now):

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from mirror.herd.leases import STARVED_S
+from mirror.herd.words import End, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mirror.errors import UnavailableError
     from mirror.herd.claims import Lease
-    from mirror.herd.words import End, Scope
 
 HOLD_S: Final = 15.0
 """After so long a request goes upstream on its own whatever the coordinator says. That leaves 10 s for the registry: a
@@ -42,6 +42,7 @@ class Quest:
     barren: str = ""  # the leader that it was to follow last, if that answers and has nothing
     leases: dict[Scope, Lease] = field(default_factory=dict)
     led_at: float = 0.0  # for how long it had waited when it last heard that it leads its zone
+    alone: bool = False  # it was let out of its zone
     failure: UnavailableError | None = None
     soon: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
     promised: bool = False  # for a slot or first bytes
@@ -68,6 +69,17 @@ class Quest:
     def starved(self) -> bool:
         """Whether it is to look beyond its zone."""
         return self.starving_s() > (PROMISED_S if self.promised else STARVED_S)
+
+    def lead_zone(self, lease: Lease) -> None:
+        """It leads its zone, and takes over how long that has waited, by which others give slots."""
+        self.leases[Scope.ZONE] = lease
+        self.led_at = self.waited_s()
+        self.idle_s = 0.0
+
+    def leave_zone(self) -> None:
+        """Another leads its zone; for whoever that gives to it has just begun to wait."""
+        self.leases.pop(Scope.ZONE).end(End.LOST)
+        self.idle_s = self.waited_s()
 
     def end(self, end: End, *, retry_s: float = 0.0, registry: bool = False) -> None:
         """Give its leases back; see `words.Release` for the arguments."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
     from mirror.oci import Digest
     from mirror.source import Request, Source
 
+ZONES_BARREN_S: Final = 11.0
+"""With several zones nobody is told sooner that the cluster's leader has nothing: the leaders of zones wait for it, and
+whoever went upstream in its place would wait as long once more for a registry that is only slow."""
 PAUSE_S: Final = 0.1
 """How long, on average, before a node that got nothing tries again, at first."""
 PAUSE_GROWTH: Final = 0.1
@@ -157,13 +163,11 @@ class Herd:
         After `HOLD_S` it comes from upstream, and nobody rations that: who was refused here would be sent to the
         registry by its runtime, and cost the same.
         """
-        alone = False
         while quest.left_s():
             quest.lose(())
             roster = self._claims.roster()
-            if Scope.ZONE in quest.leases and not await self._still_leads(quest):
-                continue
-            beyond = not roster.zoned or Scope.ZONE in quest.leases or alone or quest.starved()
+            await self._lead_on(quest)
+            beyond = not roster.zoned or Scope.ZONE in quest.leases or quest.alone or quest.starved()
             if content := await self._from_holders(request, quest, roster, beyond=beyond):
                 return content
             if quest.soon and quest.waited_s() < PATIENCE_S:
@@ -180,10 +184,9 @@ class Herd:
                 break
             quest.absent.clear()
             if isinstance(verdict, Lead) and scope is Scope.ZONE:
-                alone = verdict.escape
-                if not alone:
-                    quest.leases[scope] = self._claims.hold(scope, quest.object, quest.offset)
-                    quest.led_at = quest.waited_s()
+                quest.alone = verdict.escape
+                if not quest.alone:
+                    quest.lead_zone(self._claims.hold(scope, quest.object, quest.offset))
                     request.trail.note(What.LED, "peer")
                 continue
             if content := await self._obey(verdict, request, quest, zone=None if beyond else roster.me.zone):
@@ -191,25 +194,30 @@ class Herd:
         request.trail.note(What.ESCAPED, "upstream")
         return await self._upstream.open(request)
 
-    async def _still_leads(self, quest: Quest) -> bool:
-        """Whether this node leads its zone, as it was told: who has nothing for `STARVED_S` is replaced."""
-        if quest.waited_s() - quest.led_at < RENEW_S:
+    async def _lead_on(self, quest: Quest, *, got: bool = False) -> bool:
+        """Whether this node still leads its zone, if it does: who gets nothing for `STARVED_S` is replaced.
+
+        That is asked now and then, and by who has `got` first bytes, before it takes them: of several that were to lead
+        the first one that has some does, and the others follow it.
+        """
+        if Scope.ZONE not in quest.leases or (quest.waited_s() - quest.led_at < RENEW_S and not got):
             return True
-        try:
+        verdict: Verdict = Wait(0)
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(quest.left_s()):
-                verdict = await self._claims.claim(self._claim(Scope.ZONE, quest))
-        except TimeoutError:
-            return False
+                verdict = await self._claims.claim(replace(self._claim(Scope.ZONE, quest), got=got))
         match verdict:
+            case Lead(escape=True):
+                quest.alone = True
+                quest.leases.pop(Scope.ZONE).end(End.LOST)
             case Lead():
                 quest.led_at = quest.waited_s()
-                return True
-            case Wait(seconds):
-                await asyncio.sleep(min(seconds, quest.left_s()))
+            case Wait():  # another is about to lead, if one is left
+                pass
             case _:
-                quest.leases.pop(Scope.ZONE).end(End.LOST)
-                quest.idle_s = quest.waited_s()  # whom it follows now has not begun before
-        return False
+                quest.leave_zone()
+                return False
+        return True
 
     def _closed_for(self, registry: str) -> float:
         return self._closed.get(registry, 0.0) - asyncio.get_running_loop().time()
@@ -231,11 +239,13 @@ class Herd:
         try:
             async with asyncio.timeout(quest.left_s()):
                 content = await self._peers.open_from(holders, request, search)
-                if Scope.ZONE in quest.leases and not await self._still_leads(quest):
-                    await content.body.aclose()
-                    quest.soon = True
-                    return None
-                return content
+                async with AsyncExitStack() as stack:
+                    stack.push_async_callback(content.body.aclose)
+                    quest.soon = not await self._lead_on(quest, got=True)
+                    if quest.soon:
+                        return None
+                    stack.pop_all()
+                    return content
         except (NotFoundError, TimeoutError):
             return None
         except UnavailableError as error:
@@ -250,6 +260,8 @@ class Herd:
                 quest.idle_s += quest.waited_s() - began
 
     def _claim(self, scope: Scope, quest: Quest) -> Claim:
+        waits_for_zones = scope is Scope.CLUSTER and self._claims.roster().zoned
+        barren = quest.barren and (not waits_for_zones or quest.waited_s() > ZONES_BARREN_S)
         return Claim(
             scope,
             quest.object,
@@ -258,7 +270,7 @@ class Herd:
             absent=tuple(quest.absent)[-NAMES_MAX:],
             known=quest.known,
             waited_s=quest.waited_s(),
-            barren=(quest.barren,) if quest.barren else (),
+            barren=(quest.barren,) if barren else (),
         )
 
     async def _obey(self, verdict: Verdict, request: Request, quest: Quest, *, zone: str | None) -> Content | None:

@@ -62,7 +62,7 @@ class Claim:
     `lost` names members that broke off or do not answer, `absent` some that have it neither whole nor in flight.
     `known` says that my client has credentials, `waited_s` for how long it has waited, `second` that the coordinator in
     front did not answer. `age_max_s` is how old a small object may be that others got. `barren` is the leader that
-    answers, and has nothing to give me.
+    answers, and has nothing to give me. `got` says that I lead my zone, and have the first bytes in hand.
     """
 
     scope: Scope
@@ -75,6 +75,7 @@ class Claim:
     second: bool = False
     age_max_s: float = 60.0
     barren: tuple[str, ...] = ()
+    got: bool = False
 
 
 @dataclass(frozen=True, slots=True)

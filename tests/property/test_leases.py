@@ -55,6 +55,7 @@ class Coordinator(RuleBasedStateMachine):
         self.offset = 0  # how far that one was, as it said last
         self.heard_at = 0.0
         self.begun_at = 0.0
+        self.begun_with = 0
         self.barren = False  # somebody said that it has nothing
         self.doubted_at: float | None = None
         self.done_at: float | None = None
@@ -99,6 +100,24 @@ class Coordinator(RuleBasedStateMachine):
                 self.doubted_at = self.now
         self.judge(name, claim, self.leases.answer(name, claim, self.now))
 
+    @rule(name=members, offset=st.integers(0, 3))
+    def take(self, name: str, offset: int) -> None:
+        """It has first bytes in hand, and may take them unless another has some already."""
+        self.forget_what_is_old()
+        verdict = self.leases.answer(name, Claim(Scope.ZONE, OBJECT, offset, got=True), self.now)
+        if isinstance(verdict, Given):
+            return
+        if self.leader not in (None, name) and not self.has_nothing() and not self.is_over():
+            assert verdict == Follow(str(self.leader))
+            return
+        assert verdict == Lead()
+        if name != self.leader or self.done_at is not None:
+            self.begin(name, offset)
+            self.former = None
+        self.heard_at = self.now
+        if offset + 1 > self.offset:
+            self.offset, self.doubted_at = offset + 1, None
+
     def forget_what_is_old(self) -> None:
         """A small object that is too old to be given is to be fetched anew."""
         if self.small_at is not None and self.now - self.small_at > DONE_S:
@@ -118,10 +137,12 @@ class Coordinator(RuleBasedStateMachine):
                 assert self.leader in (None, name) or self.is_over(), f"{name} leads beside {self.leader}"
                 if self.leader not in (None, name) and self.done_at is None:
                     self.former = str(self.leader), max(0, self.offset), self.heard_at
-                asks = self.leader == name and self.done_at is None and max(self.offset, claim.offset) <= 0
+                asks = self.leader == name and self.done_at is None and claim.offset >= self.offset
                 self.heard_at = self.now
                 if not asks or self.is_barren():
                     self.begin(name, claim.offset)
+                elif claim.offset > self.offset:
+                    self.offset, self.doubted_at = claim.offset, None
             case Given(small):
                 assert self.small_at is not None
                 assert small.age_s == self.now - self.small_at <= DONE_S
@@ -131,13 +152,17 @@ class Coordinator(RuleBasedStateMachine):
                 raise AssertionError("that is no answer to a claim")
 
     def begin(self, name: str, offset: int) -> None:
-        self.leader, self.offset, self.begun_at, self.heard_at = name, offset, self.now, self.now
+        self.leader, self.begun_at, self.heard_at = name, self.now, self.now
+        self.offset = self.begun_with = offset
         self.barren, self.doubted_at, self.done_at = False, None, None
 
     def is_barren(self) -> bool:
         """Whether the leader still has nothing, of which that was said, and has had its time."""
-        nothing = self.barren and self.offset <= 0 and self.done_at is None
-        return nothing and self.now - self.begun_at >= STARVED_S
+        return self.barren and self.has_nothing() and self.now - self.begun_at >= STARVED_S
+
+    def has_nothing(self) -> bool:
+        """Whether nothing came since the lease was given."""
+        return self.offset <= self.begun_with and self.done_at is None
 
     def is_over(self) -> bool:
         """Whether the lease given last may be given to another."""
@@ -156,10 +181,10 @@ class Coordinator(RuleBasedStateMachine):
 
     def comes_back(self, name: str) -> bool:
         """Whether this member leads again: its successor has nothing."""
-        if self.leader is None or self.offset > 0 or self.done_at is not None:
+        if self.leader is None or not self.has_nothing():
             return False
         self.leader, self.heard_at, self.doubted_at, self.former = name, self.now, None, None
-        self.offset = -1
+        self.offset = self.begun_with = -1
         return True
 
     @rule(name=members, offset=st.integers(0, 3))
@@ -172,7 +197,7 @@ class Coordinator(RuleBasedStateMachine):
             if offset <= former or not self.comes_back(name):
                 return
         elif self.leader is None or (name != self.leader and self.is_over()):
-            self.begin(name, -1)
+            self.begin(name, offset)
         if name == self.leader:
             self.heard_at = self.now
             if offset > self.offset:

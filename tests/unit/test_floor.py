@@ -101,9 +101,9 @@ async def test_a_source_below_the_floor_is_shut_down(sees: str) -> None:
             assert reading.watch.rating is Rating.HOPELESS
 
 
-async def test_a_source_whose_bytes_are_gathered_is_shut_down_too(sees: str) -> None:
+async def test_a_source_whose_bytes_are_gathered_is_shut_down_too() -> None:
     async with receiving(1000, 0.01) as connection:
-        async with watched(connection, sees) as reading:
+        async with watched(connection, "connection") as reading:
             assert not await reading.read_for(2, pause_s=GATHER_S)
 
 
@@ -120,9 +120,13 @@ async def test_a_source_above_the_floor_is_left_alone(sees: str) -> None:
 
 
 async def test_a_slow_reader_is_not_the_sources_fault(sees: str) -> None:
-    async with receiving(100_000, 0.0) as connection:
-        async with watched(connection, sees) as reading:
-            assert await reading.read_for(1, pause_s=0.05, size=1000)
+    async def judge(_rate: float, _position: int) -> Rating:
+        return Rating.SLOW
+
+    async with receiving(2**20, 0.0) as connection:
+        async with watched(connection, sees, judge=judge) as reading:
+            assert await reading.read_for(1, pause_s=0.05, size=1000 if sees == "connection" else 2**16)
+            assert not reading.watch.left
 
 
 async def test_what_is_over_is_watched_no_more(sees: str) -> None:

@@ -119,7 +119,7 @@ async def test_a_second_peer_is_asked_when_the_first_is_slow_to_answer(
     monkeypatch: pytest.MonkeyPatch, herd: bool
 ) -> None:
     monkeypatch.setattr(hedge, "HEDGE_S_MAX", 0.1)
-    request = replace(BLOB, trail=Trail())
+    request = replace(BLOB, trail=Trail(), hashes=True)
     async with scripted(hang) as slow, scripted(GOOD) as good:
         async with peers_at(slow.url, good.url) as peers, asyncio.timeout(1):
             holders = peers._index.holders(DIGEST)
@@ -195,11 +195,29 @@ async def test_children_in_another_zone_are_passed_over_by_those_who_keep_to_the
         assert not child.heard
 
 
+async def test_what_is_read_whole_before_it_is_given_is_not_fetched_twice_in_a_herd(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hedge, "HEDGE_S_MAX", 0.1)
+
+    async def slowly(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+        for position in range(0, 100, 10):
+            writer.write((head if not position else b"") + DATA[position : position + 10])
+            await asyncio.sleep(0.03)
+
+    async with scripted(slowly) as first, scripted(GOOD) as second, peers_at(first.url, second.url) as peers:
+        content = await peers.open_from(peers._index.holders(DIGEST), BLOB, Search())
+        assert await read_all(content.body, 1000) == DATA
+    assert content.holder == "peer-0"
+    assert not second.heard
+
+
 async def test_one_that_another_named_may_wait_for_bytes_itself_and_is_not_hurried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(hedge, "HEDGE_S_MAX", 0.1)
-    request = replace(BLOB, trail=Trail())
+    request = replace(BLOB, trail=Trail(), hashes=True)
     names_two = answering("503 Full", ["Skvaller-Alternatives: peer-1,peer-2", "Content-Length: 0"])
 
     async def late(heard: Heard, writer: asyncio.StreamWriter) -> None:
