@@ -73,9 +73,11 @@ def read(port: int, repository: str, layout: Path, asked: str, digest: str) -> E
 
 
 def wait_until_asked(asked: str, digest: str) -> None:
-    """Wait until the runtime has asked for it; no longer than for `ASKED_S`."""
+    """Wait until the runtime has asked for it. Raises TimeoutError after `ASKED_S`."""
     until = time.monotonic() + ASKED_S
-    while asked and digest not in Path(asked).read_text() and time.monotonic() < until:
+    while asked and digest not in Path(asked).read_text():
+        if time.monotonic() > until:
+            raise TimeoutError(f"the runtime has not asked for {digest}")
         time.sleep(POLL_S)
 
 

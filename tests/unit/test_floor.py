@@ -12,9 +12,13 @@ from dataclasses import dataclass
 import pytest
 
 from mirror import floor
+from mirror.errors import NoSourceLeftError, NotFoundError
 from mirror.floor import Judge, Rating, Watch, below_floor
 from mirror.intake import GATHER_S
+from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
 from mirror.pieces import SocketPiece
+from mirror.resuming import resuming
+from mirror.source import Content, Request, read_all
 from tests.serving import HOST
 
 
@@ -152,6 +156,41 @@ async def test_the_judge_is_told_the_rate_and_the_position(sees: str) -> None:
     assert 1_000_000_000 < positions[0] < positions[1] < positions[2]
     assert len(positions) == 3
     assert all(1_000_000 < rate < 20_000_000 for rate, _ in judged)
+
+
+class Trickle:
+    """Some bytes, of which a thousand come every hundredth of a second."""
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            yield bytes(1000)
+
+    async def aclose(self) -> None:
+        """Nothing."""
+
+
+class Nowhere:
+    """Nobody else has it."""
+
+    async def resolve(self, request: Request) -> Descriptor:
+        raise NotFoundError("nobody")
+
+    async def open(self, request: Request) -> Content:
+        raise NotFoundError("nobody")
+
+
+@pytest.mark.parametrize("origin", ["peer", "upstream"])
+async def test_a_peer_is_left_for_being_slow_and_a_registry_is_not(origin: str) -> None:
+    request = Request(Repository("registry.test", "lib/app"), Kind.BLOB, Digest.of(bytes(100_000)))
+    descriptor = Descriptor(OCTET_STREAM, request.digest, 100_000)
+    content = Content(descriptor, range(100_000), Trickle(), origin, "bob" if origin == "peer" else "")
+    body = resuming(Nowhere(), request, content).body
+    if origin == "peer":
+        with pytest.raises(NoSourceLeftError):
+            await read_all(body, 100_000)
+    else:
+        assert len(await read_all(body, 100_000)) == 100_000
 
 
 async def test_one_bad_moment_is_forgiven(sees: str) -> None:

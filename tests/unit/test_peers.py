@@ -244,7 +244,15 @@ async def test_who_is_about_to_have_it_is_asked_again_after_the_others() -> None
         assert content.holder == "peer-0"
         await content.body.aclose()
         assert len(first.heard) == 2
-    assert (search.lost, search.absent) == (set(), {"peer-1"})
+    assert (search.lost, search.absent, search.barren) == (set(), {"peer-1"}, {"peer-0"})
+
+
+async def test_whom_a_full_one_names_is_not_asked_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_module, "HOPS_S", -1.0)
+    async with scripted(FULL_NAMES_THE_SECOND) as full, scripted(GOOD) as child, peers_at(full.url, child.url) as peers:
+        with pytest.raises(FullError):
+            await peers.open_from(peers._index.holders(DIGEST)[:1], BLOB, Search())
+        assert not child.heard
 
 
 async def test_one_that_does_not_answer_for_long_keeps_nobody_from_asking_the_others(

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -426,6 +426,7 @@ async def test_the_room_of_a_transfer_that_is_over_is_free_again(
             await here.over()
 
 
+MEBIBYTE = 2**20
 METADATA_BYTES = 64 * 1024
 """What a filesystem takes of its own for a file."""
 
@@ -459,13 +460,38 @@ async def test_a_file_asks_for_blocks_ahead_of_what_is_written_but_not_beyond_it
 ) -> None:
     file = Spool(tmp_path, 10**9).take(Digest.of(b""), size, verify=False)
     assert file is not None
+    ahead = []
     for written in range(1_000_000, size + 1, 1_000_000):
         assert await file.write([bytes(1_000_000)])
         reader = file.reader()
         held = os.fstat(reader).st_blocks * 512
         os.close(reader)
         assert written <= held <= min(written + spool.RESERVED_BYTES, size) + METADATA_BYTES
-        assert written < held or written == size, "else each page is asked for by itself"
+        ahead.append(held - written)
+    assert max(ahead) >= min(spool.RESERVED_BYTES, size) / 2, "else each page is asked for by itself"
+    await file.abort()
+
+
+async def test_a_window_asks_for_blocks_again_in_the_room_that_was_punched(tmp_path: Path) -> None:
+    file = Spool(tmp_path, spool.WINDOW_BYTES_MIN).take(Digest.of(b""), 10**9, verify=False)
+    assert file is not None
+    assert file.room == spool.WINDOW_BYTES_MIN == 4 * PUNCH_BYTES
+    theirs, ours = socket.socketpair()
+    with theirs, ours:
+        ours.setblocking(False)
+        for written in range(MEBIBYTE, 3 * PUNCH_BYTES + MEBIBYTE + 1, MEBIBYTE):
+            sending = asyncio.create_task(asyncio.to_thread(theirs.sendall, bytes(MEBIBYTE)))
+            left = MEBIBYTE
+            while left:
+                with suppress(BlockingIOError):
+                    left -= await file.write_from(ours, left)
+            await sending
+            if written == 3 * PUNCH_BYTES:
+                assert await file.punch(0, 2 * PUNCH_BYTES)
+    reader = file.reader()
+    held = os.fstat(reader).st_blocks * 512
+    os.close(reader)
+    assert PUNCH_BYTES + MEBIBYTE + spool.RESERVED_BYTES / 2 < held <= file.room + METADATA_BYTES
     await file.abort()
 
 
