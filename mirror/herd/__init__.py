@@ -9,8 +9,9 @@ and the leaders of the zones ask the cluster's: one copy crosses into each zone.
 that may be asked. What a manifest lists is claimed all at once when a client gets it, and the answers are there when it
 asks (`expected`).
 
-**Zones.** A zone whose leader has nothing for `leases.STARVED_S` has another leader, who looks beyond in its
-place: one that only waits for a slow registry like everybody else takes nothing, and what is found still crosses once.
+**Zones.** A zone whose leader has nothing for `leases.STARVED_S` has another leader, who looks beyond as well. Whoever
+has first bytes in hand asks before it takes them: of those that were to lead the first one does, and the others follow
+it. So what is found still crosses once, and a leader that only waits for a slow registry costs nothing.
 
 **Following.** A node streams from another's transfer at whatever offset it has. Each gives a blob to two children at a
 time, and all its blobs together to four; one that is full names its children instead (`mirror.upload_slots`), so the

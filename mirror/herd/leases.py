@@ -1,11 +1,11 @@
 """The coordinator's decisions: who leads, and whom the others follow. Pure: time is an argument.
 
-What is known of an object is soft state: when this node goes, whoever coordinates next learns it anew from the
-renewals that come in. A lease that nobody renews is over after `RENEWED_S`. When a follower said that it lost the
-leader, the lease is over after `DOUBTED_S` in which it was not renewed with more of the object than before. When one
-said that the leader has nothing, it is over `BARREN_S` after it was given, or in a zone `STARVED_S`, unless something
-came. Who lost its lease that way may only have been slow: it leads again when it comes further while its successor has
-nothing.
+What is known of an object is soft state: when this node goes, whoever coordinates next learns it anew from the renewals
+that come in. A lease that nobody renews is over after `RENEWED_S`. When a follower said that it lost the leader, the
+lease is over after `DOUBTED_S` in which it was not renewed with more of the object than before. When one said that the
+leader has nothing, it is over `BARREN_S` after it was given, or in a zone `STARVED_S`, unless something came. Who lost
+its lease that way may only have been slow: it leads again when it comes further, or has first bytes in hand, while its
+successor has nothing.
 """
 
 from __future__ import annotations

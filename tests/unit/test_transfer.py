@@ -479,7 +479,7 @@ async def test_a_window_asks_for_blocks_again_in_the_room_that_was_punched(tmp_p
     theirs, ours = socket.socketpair()
     with theirs, ours:
         ours.setblocking(False)
-        for written in range(MEBIBYTE, 3 * PUNCH_BYTES + MEBIBYTE + 1, MEBIBYTE):
+        for written in range(MEBIBYTE, 4 * PUNCH_BYTES + MEBIBYTE + 1, MEBIBYTE):
             sending = asyncio.create_task(asyncio.to_thread(theirs.sendall, bytes(MEBIBYTE)))
             left = MEBIBYTE
             while left:
@@ -491,7 +491,7 @@ async def test_a_window_asks_for_blocks_again_in_the_room_that_was_punched(tmp_p
     reader = file.reader()
     held = os.fstat(reader).st_blocks * 512
     os.close(reader)
-    assert PUNCH_BYTES + MEBIBYTE + spool.RESERVED_BYTES / 2 < held <= file.room + METADATA_BYTES
+    assert 2 * PUNCH_BYTES + MEBIBYTE + spool.RESERVED_BYTES / 2 < held <= file.room + METADATA_BYTES
     await file.abort()
 
 
