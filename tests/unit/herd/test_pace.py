@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mirror.floor import FLOOR_BYTES_S
 from mirror.herd import Pace
-from mirror.herd.pace import AHEAD_BYTES, SLOW_S
+from mirror.herd.pace import AHEAD_BYTES, FAIR_S, SLOW_S
 from mirror.herd.words import Look
 
 MEGABYTE = 1e6
@@ -57,10 +57,20 @@ def test_who_was_left_is_slow_for_a_while() -> None:
     giver = Giver(WHOLE, pace=60 * MEGABYTE)
     assert not giver.is_left(60 * MEGABYTE)
     assert not giver.pace.is_slow()
+    giver.now += FAIR_S + 1
     assert giver.is_left(MEGABYTE)
     assert giver.pace.is_slow()
     giver.now += SLOW_S
     assert not giver.pace.is_slow()
+
+
+def test_one_of_which_others_get_enough_is_left_by_who_does_not_and_is_not_slow() -> None:
+    giver = Giver(WHOLE, pace=60 * MEGABYTE)
+    for _ in range(5):
+        giver.now += FAIR_S / 2
+        assert not giver.is_left(20 * MEGABYTE)
+        assert giver.is_left(MEGABYTE)
+        assert not giver.pace.is_slow()
 
 
 def test_the_last_rates_count_most() -> None:
