@@ -3,9 +3,9 @@
 What is known of an object is soft state: when this node goes, whoever coordinates next learns it anew from the renewals
 that come in. A lease that nobody renews is over after `RENEWED_S`. When a follower said that it lost the leader, the
 lease is over after `DOUBTED_S` in which it was not renewed with more of the object than before. When one said that the
-leader has nothing, it is over `BARREN_S` after it was given, or in a zone `STARVED_S`, unless something came. Who lost
-its lease that way may only have been slow: it leads again when it comes further, or has first bytes in hand, while its
-successor has nothing.
+leader has nothing, it is over `BARREN_S` after it was given, or in a zone `STARVED_S`, unless something came; and so
+long after one said that the leader has gone past what it wants (`mirror.window`). Who lost its lease that way may only
+have been slow: it leads again when it comes further, or has first bytes in hand, while its successor has nothing.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class _Lease:
     doubted_at: float | None = None
     stuck: bool = False
     barren: bool = False
+    passed_at: float = float("inf")
     heir: str = ""
     begun_with: int = field(init=False)
 
@@ -126,12 +127,15 @@ class _Lease:
     def doubt(self, claim: Claim, now: float) -> None:
         """Note that a follower gets nothing from the leader: it is lost, or has no bytes yet."""
         self.barren |= self.leader in claim.barren
+        if self.leader in claim.absent and claim.offset < self.offset:
+            self.passed_at = min(self.passed_at, now)
         if self.doubted_at is None and self.leader in claim.lost:
             self.doubted_at, self.stuck = now, self.offset < claim.offset + AHEAD_BYTES
 
     def barren_until(self) -> float:
-        """When it is over if the leader, of which a follower said that it has nothing, still has nothing."""
-        return self.begun_at + self.barren_s if self.barren and self.has_nothing else float("inf")
+        """When it is over if the leader still has nothing, or not any more what a follower wants."""
+        since = self.begun_at if self.barren and self.has_nothing else self.passed_at
+        return since + self.barren_s if self.done_at is None else float("inf")
 
     def renew(self, offset: int, now: float) -> bool:
         """Note that the leader lives and is so far; whether it came further."""
@@ -268,7 +272,7 @@ class Leases:
         if orphaned and (waiting := _contend(member, claim, known, now, held=False)):
             return waiting
         if lease is not None and lease.done_at is None:
-            known.deposed = lease
+            known.deposed = lease if lease.passed_at > now else None
         known.lead(member, claim.offset, now)
         known.settle()
         return Lead()

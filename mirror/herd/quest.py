@@ -20,7 +20,7 @@ HOLD_S: Final = 15.0
 client that has no answer after `mirror.registry.ANSWER_S_MAX` is sent elsewhere."""
 PROMISED_S: Final = 9.0
 """As `STARVED_S`, where somebody in the zone has it or leads, and has no slot free or no bytes yet: there will be one
-for who waits (`mirror.upload_slots`), and what crosses into the zone meanwhile it would have had anyway."""
+for who waits (`mirror.upload_slots`), or another leader; what crosses meanwhile the zone would have had anyway."""
 LOST_S: Final = 2.0
 """How long a member that broke off is not asked again by the same request."""
 
@@ -45,7 +45,7 @@ class Quest:
     alone: bool = False  # it was let out of its zone
     failure: UnavailableError | None = None
     soon: bool = False  # somebody has it and is to be asked again: for a slot, for first bytes, although it is slow
-    promised: bool = False  # for a slot or first bytes
+    promised: bool = False  # for a slot or first bytes, or another leader
     idle_s: float = 0.0  # how long it left the registry alone or waited for first bytes: nobody had anything to give
 
     def lose(self, names: Iterable[str]) -> None:

@@ -284,6 +284,7 @@ class Herd:
                     return content
                 await asyncio.sleep(pause_s(quest.waited_s(), self._rng))
             case Wait(seconds):
+                quest.promised = True
                 await asyncio.sleep(min(seconds * self._rng.uniform(0.9, 1.1), quest.left_s()))
             case Probe():
                 await self._upstream.resolve(request)
@@ -302,6 +303,7 @@ class Herd:
         search = Search(zone, quest.starving_s())
         content = await self._from([holder], request, quest, search) if holder else None
         quest.barren = leader if leader in search.barren | search.absent else ""
+        quest.promised |= leader in search.absent  # the coordinator has another lead, if need be
         return content
 
     async def _lead(self, request: Request, quest: Quest, *, escape: bool) -> Content | None:

@@ -56,6 +56,7 @@ class Coordinator(RuleBasedStateMachine):
         self.heard_at = 0.0
         self.begun_at = 0.0
         self.begun_with = 0
+        self.passed_at = float("inf")
         self.barren = False  # somebody said that it has nothing
         self.doubted_at: float | None = None
         self.done_at: float | None = None
@@ -96,6 +97,8 @@ class Coordinator(RuleBasedStateMachine):
         self.forget_what_is_old()
         if self.leader not in (None, name) and self.small_at is None:
             self.barren |= self.leader in barren
+            if self.leader in absent and offset < self.offset:
+                self.passed_at = min(self.passed_at, self.now)
             if self.leader in lost and self.doubted_at is None:
                 self.doubted_at = self.now
         self.judge(name, claim, self.leases.answer(name, claim, self.now))
@@ -136,7 +139,8 @@ class Coordinator(RuleBasedStateMachine):
             case Lead():
                 assert self.leader in (None, name) or self.is_over(), f"{name} leads beside {self.leader}"
                 if self.leader not in (None, name) and self.done_at is None:
-                    self.former = str(self.leader), max(0, self.offset), self.heard_at
+                    self.former = (str(self.leader), max(0, self.offset), self.heard_at)
+                    self.former = self.former if self.passed_at > self.now else None
                 asks = self.leader == name and self.done_at is None and claim.offset >= self.offset
                 self.heard_at = self.now
                 if not asks or self.is_barren():
@@ -155,10 +159,12 @@ class Coordinator(RuleBasedStateMachine):
         self.leader, self.begun_at, self.heard_at = name, self.now, self.now
         self.offset = self.begun_with = offset
         self.barren, self.doubted_at, self.done_at = False, None, None
+        self.passed_at = float("inf")
 
     def is_barren(self) -> bool:
         """Whether the leader still has nothing, of which that was said, and has had its time."""
-        return self.barren and self.has_nothing() and self.now - self.begun_at >= STARVED_S
+        since = self.begun_at if self.barren and self.has_nothing() else self.passed_at
+        return self.done_at is None and self.now - since >= STARVED_S
 
     def has_nothing(self) -> bool:
         """Whether nothing came since the lease was given."""

@@ -217,6 +217,36 @@ def test_a_leader_that_asks_whether_it_leads_makes_way_for_one_that_takes_over_a
     assert desk.claim("bob", barren=("ann",)) == Follow("ann")
 
 
+@pytest.mark.parametrize("done", [False, True])
+def test_a_leader_that_has_gone_past_what_another_wants_is_replaced_for_those_behind(done: bool) -> None:
+    desk = Desk(scope=Scope.ZONE)
+    desk.claim("ann")
+    desk.renew("ann", 50)
+    assert desk.claim("bob", absent=("ann",)) == Follow("ann")
+    for offset in (100, 150):
+        desk.wait(STARVED_S / 2)
+        desk.renew("ann", offset)
+    if done:
+        desk.release("ann", End.DONE)
+        assert desk.claim("bob", absent=("ann",)) == Follow("ann")
+        return
+    assert desk.claim("bob", absent=("ann",)) == Wait(AGAIN_S)
+    desk.wait(AGAIN_S)
+    assert desk.claim("bob", absent=("ann",)) == Lead()
+    desk.renew("ann", 200)
+    assert desk.claim("cyd") == Follow("bob")
+
+
+def test_a_leader_that_has_not_what_another_has_already_is_no_reason_for_one_more() -> None:
+    desk = Desk(scope=Scope.ZONE)
+    desk.claim("ann")
+    desk.renew("ann", 50)
+    for _ in range(10):
+        assert desk.claim("bob", offset=50, absent=("ann",)) == Follow("ann")
+        desk.wait(RENEW_S)
+        desk.renew("ann", 50)
+
+
 def deposed() -> Desk:
     """Ann had nothing for some time, and bob leads now, who has nothing either; ann goes on and does not know."""
     desk = Desk()

@@ -625,6 +625,25 @@ def test_a_leader_that_was_to_be_replaced_by_one_that_left_goes_on() -> None:
     play(scene)
 
 
+def test_a_zone_whose_leader_went_past_what_the_others_want_gets_it_once_more_and_not_for_each() -> None:
+    """Who is late finds a hole where the leader's window was."""
+
+    async def scene() -> None:
+        town = await settled(["a-0", *(f"b-{number}" for number in range(10))])
+        town.holding = town.giving = {"a-0"}
+        first = await town.herd("b-0").open(LARGE_REQUEST)
+        async with aclosing(first.body.pieces()) as pieces:
+            await anext(pieces)
+            await anext(pieces)
+            began = asyncio.get_running_loop().time()
+            contents = await asyncio.gather(*(town.pull(f"b-{number}") for number in range(1, 10)))
+            assert sum(each.zone == "a" for each in contents) == 1
+            assert asyncio.get_running_loop().time() - began < STARVED_S + 2.5, "a second of it is the object's"
+        await first.body.aclose()
+
+    play(scene)
+
+
 def test_the_time_in_which_a_registry_is_left_alone_starves_nobody() -> None:
     async def scene() -> None:
         names = [f"{zone}-{number}" for zone in "abc" for number in range(4)]
