@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from mirror import floor
-from mirror.errors import NoSourceLeftError, NotFoundError
+from mirror.errors import NoSourceLeftError, NotFoundError, UnavailableError
 from mirror.floor import Judge, Rating, Watch, below_floor
 from mirror.intake import GATHER_S
 from mirror.oci import OCTET_STREAM, Descriptor, Digest, Kind, Repository
@@ -159,15 +159,21 @@ async def test_the_judge_is_told_the_rate_and_the_position(sees: str) -> None:
 
 
 class Trickle:
-    """Some bytes, of which a thousand come every hundredth of a second."""
+    """Chunks of a thousand bytes, of which one comes every hundredth of a second."""
+
+    def __init__(self, chunks: int) -> None:
+        self._chunks = chunks
+        self._open = True
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        for _ in range(100):
+        for _ in range(self._chunks):
             await asyncio.sleep(0.01)
+            if not self._open:
+                raise UnavailableError("it was closed")
             yield bytes(1000)
 
     async def aclose(self) -> None:
-        """Nothing."""
+        self._open = False
 
 
 class Nowhere:
@@ -180,17 +186,18 @@ class Nowhere:
         raise NotFoundError("nobody")
 
 
-@pytest.mark.parametrize("origin", ["peer", "upstream"])
-async def test_a_peer_is_left_for_being_slow_and_a_registry_is_not(origin: str) -> None:
-    request = Request(Repository("registry.test", "lib/app"), Kind.BLOB, Digest.of(bytes(100_000)))
-    descriptor = Descriptor(OCTET_STREAM, request.digest, 100_000)
-    content = Content(descriptor, range(100_000), Trickle(), origin, "bob" if origin == "peer" else "")
+@pytest.mark.parametrize(("origin", "chunks"), [("peer", 2000), ("upstream", 150)])
+async def test_a_peer_is_left_for_being_slow_and_a_registry_is_not(origin: str, chunks: int) -> None:
+    size = 1000 * chunks
+    request = Request(Repository("registry.test", "lib/app"), Kind.BLOB, Digest.of(bytes(size)))
+    descriptor = Descriptor(OCTET_STREAM, request.digest, size)
+    content = Content(descriptor, range(size), Trickle(chunks), origin, "bob" if origin == "peer" else "")
     body = resuming(Nowhere(), request, content).body
     if origin == "peer":
         with pytest.raises(NoSourceLeftError):
-            await read_all(body, 100_000)
+            await read_all(body, size)
     else:
-        assert len(await read_all(body, 100_000)) == 100_000
+        assert len(await read_all(body, size)) == size
 
 
 async def test_one_bad_moment_is_forgiven(sees: str) -> None:
