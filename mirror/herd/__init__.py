@@ -11,7 +11,8 @@ asks (`expected`).
 
 **Zones.** A zone whose leader has nothing for `leases.STARVED_S` has another leader, who looks beyond as well. Whoever
 has first bytes in hand asks before it takes them: of those that were to lead the first one does, and the others follow
-it. So what is found still crosses once, and a leader that only waits for a slow registry costs nothing.
+it. So what is found still crosses once, and a leader that only waits for a slow registry costs nothing. Where a leader
+has gone past what others want (`mirror.window`), another leads those, and it crosses once more.
 
 **Following.** A node streams from another's transfer at whatever offset it has. Each gives a blob to two children at a
 time, and all its blobs together to four; one that is full names its children instead (`mirror.upload_slots`), so the

@@ -125,7 +125,7 @@ class _Lease:
         return self.done_at is None and self.offset <= self.begun_with
 
     def doubt(self, claim: Claim, now: float) -> None:
-        """Note that a follower gets nothing from the leader: it is lost, or has no bytes yet."""
+        """Note that a follower gets nothing from the leader: it is lost, has no bytes yet, or has gone past them."""
         self.barren |= self.leader in claim.barren
         if self.leader in claim.absent and claim.offset < self.offset:
             self.passed_at = min(self.passed_at, now)

@@ -5,7 +5,7 @@ with its `Leases`, `Roster`, `Peers` with `Standing`, `ResumingBody` and `Upload
 (`herd_flows`), what lies between `Peers` and `UploadSlots` (HTTP), gossip (what is known of deaths and of holders, and
 how late), the transfers, the runtimes, and the registry.
 
-How far it is from the truth: thirty real agents, one of which had the image, took 2.0 F/u
+How far it is from the truth: thirty real agents, one of which had the image, took 1.6 to 2.0 F/u, by the machine
 (`python -m tests.benchmark.herd --warm`; eight layers, one of them half of all), where this says 1.6 for eight equal
 layers and 2.0 for a single one. So real herds take up to a quarter longer.
 """
