@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tests.lab import Lab, Node
 
 PLENTY = 10**9
-COLLECTED_WITHIN_S = 10.0
-"""How long containerd's garbage collector may wait until it runs; about a quarter of a second is usual."""
+WAIT_S = 10.0
+"""How long anything may take; less than half a second is usual."""
 
 
 @asynccontextmanager
@@ -59,17 +59,11 @@ async def add_discarding_node(lab: Lab) -> Node:
     return node
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` is true. Raises `TimeoutError`."""
-    async with asyncio.timeout(COLLECTED_WITHIN_S):
+async def collected(node: Node, condition: Callable[[], bool]) -> None:
+    """Have containerd collect its garbage until `condition` is true. Raises `TimeoutError`."""
+    async with asyncio.timeout(WAIT_S):
         while not condition():
-            await asyncio.sleep(0.02)
-
-
-async def collect_garbage(node: Node) -> None:
-    """Let containerd collect its garbage now; returns when it has."""
-    await node.ctr("leases", "create", "--id", "for-a-moment")
-    await node.ctr("leases", "rm", "--sync", "for-a-moment")
+            await node.collect_garbage()
 
 
 async def leased(node: Node, namespace: str = "k8s.io") -> set[Digest] | None:
@@ -83,7 +77,7 @@ async def leased(node: Node, namespace: str = "k8s.io") -> set[Digest] | None:
 
 async def until_leased(node: Node, wanted: set[Digest]) -> None:
     """Wait until the agent's lease holds exactly this. Raises `TimeoutError`."""
-    async with asyncio.timeout(COLLECTED_WITHIN_S):
+    async with asyncio.timeout(WAIT_S):
         while await leased(node) != wanted:
             await asyncio.sleep(0.02)
 
@@ -95,7 +89,7 @@ async def test_pinned_layers_stay_and_are_told_although_containerd_discards_them
     async with running(node, PLENTY) as told:
         await node.pull(image.name)
         await until_leased(node, image.objects())
-        await collect_garbage(node)
+        await node.collect_garbage()
         assert node.content() == image.objects()
         assert told == image.objects()
 
@@ -119,11 +113,15 @@ async def test_over_the_limit_the_oldest_are_released_and_go(lab: Lab) -> None:
     async with running(node, 4_000_000) as told:
         await node.pull(old.name)
         await until_leased(node, old.objects())
-        await collect_garbage(node)
+        await node.collect_garbage()
         assert node.content() == old.objects()
         await node.pull(new.name)
-        await eventually(lambda: node.content() == (old.objects() - set(old.layers())) | new.objects())
-        await eventually(lambda: told == node.content())
+        async with asyncio.timeout(WAIT_S):
+            while (await leased(node) or set()) & set(old.layers()):
+                await asyncio.sleep(0.02)
+        await node.collect_garbage()
+        assert node.content() == (old.objects() - set(old.layers())) | new.objects()
+        await collected(node, lambda: told == node.content())
 
 
 async def test_a_layer_that_is_larger_than_the_limit_releases_no_other(lab: Lab) -> None:
@@ -134,7 +132,10 @@ async def test_a_layer_that_is_larger_than_the_limit_releases_no_other(lab: Lab)
     async with running(node, 1_000_000):
         await node.pull(small.name)
         await node.pull(large.name)
-        await eventually(lambda: node.content() == small.objects() | (large.objects() - set(large.layers())))
+        kept = small.objects() | (large.objects() - set(large.layers()))
+        await until_leased(node, kept)
+        await node.collect_garbage()
+        assert node.content() == kept
 
 
 async def test_an_agent_that_restarts_counts_what_it_pinned_and_forgets_what_is_gone(lab: Lab) -> None:
@@ -147,16 +148,16 @@ async def test_an_agent_that_restarts_counts_what_it_pinned_and_forgets_what_is_
             await node.pull(image.name)
         await until_leased(node, set().union(*(image.objects() for image in images)))
     await node.ctr("content", "rm", *(str(layer) for layer in second))
-    await collect_garbage(node)
+    await node.collect_garbage()
     assert first | third <= node.content()
 
     async with running(node, 7_000_000) as told:
         await until_leased(node, set().union(*(image.objects() for image in images)) - second)
         assert first | third <= told
     async with running(node, 4_000_000) as told:
-        await eventually(lambda: not first & told)
+        await collected(node, lambda: not first & told)
         assert third <= told
-    await collect_garbage(node)
+    await node.collect_garbage()
     assert third <= node.content()
 
 
@@ -167,12 +168,12 @@ async def test_an_agent_that_pins_no_more_frees_the_disk(lab: Lab) -> None:
     async with running(node, PLENTY):
         await node.pull(image.name)
         await until_leased(node, image.objects())
-    await collect_garbage(node)
+    await node.collect_garbage()
     assert node.content() == image.objects()
 
     async with running(node, 0) as told:
-        await eventually(lambda: node.content() == image.objects() - set(image.layers()))
-        await eventually(lambda: told == node.content())
+        await collected(node, lambda: node.content() == image.objects() - set(image.layers()))
+        await collected(node, lambda: told == node.content())
     assert await leased(node) is None
 
 
@@ -188,7 +189,7 @@ async def test_pins_hold_and_go_on_when_containerd_restarts(lab: Lab) -> None:
         await node.start()
         await node.pull(second.name)
         await until_leased(node, first.objects() | second.objects())
-        await collect_garbage(node)
+        await node.collect_garbage()
         assert node.content() == first.objects() | second.objects()
         assert told == node.content()
 
@@ -207,7 +208,7 @@ async def test_a_containerd_that_starts_after_the_agent_has_its_layers_pinned(
         await asyncio.sleep(0.3)  # more than the longest pause between two tries to reach it
         await node.pull(image.name)
         await until_leased(node, image.objects())
-        await collect_garbage(node)
+        await node.collect_garbage()
         assert node.content() == image.objects()
 
 
@@ -253,7 +254,7 @@ async def test_pins_of_a_removed_image_hold_its_content_and_not_its_snapshots(la
         await until_leased(node, image.objects())
         assert len((await node.ctr("snapshots", "ls")).splitlines()) == 1 + len(image.layers())
         await node.remove(image.name)
-        await collect_garbage(node)
+        await node.collect_garbage()
         assert node.content() == image.objects()
         assert len((await node.ctr("snapshots", "ls")).splitlines()) == 1
 
@@ -281,7 +282,7 @@ async def test_lost_layers_are_told_in_one_warning_that_names_the_setting(
         async with running(node, 0) as told:
             for image in images:
                 await node.pull(image.name)
-                await eventually(lambda image=image: not {*image.layers()} & told)  # type: ignore[misc]
+                await collected(node, lambda image=image: not {*image.layers()} & told)  # type: ignore[misc]
                 await asyncio.sleep(1)
     assert [record.message.count("containerd_pin_bytes_max") for record in caplog.records] == [1]
 
@@ -299,6 +300,6 @@ async def test_an_image_that_is_removed_right_after_its_pull_is_no_reason_to_war
             await node.pull(kept.name)
             await node.pull(removed.name)
             await node.remove(removed.name)
-            await eventually(lambda: told == kept.objects())
+            await collected(node, lambda: told == kept.objects())
             await asyncio.sleep(1)
     assert caplog.records == []
