@@ -205,8 +205,10 @@ async def create_servers(
     )
     upstream = await stack.enter_async_context(Upstream(live.registries))
     registries = Metered(upstream, metrics.fetched)
-    spool = Spool(settings.spool_dir, settings.spool_bytes_max)
-    transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
+    journal = Journal()
+    transfers = await stack.enter_async_context(
+        Transfers(Spool(settings.spool_dir, settings.spool_bytes_max), store, suspicion.blame)
+    )
     metrics.watch_store(lambda: settings.store != "containerd" or store.answering_since is not None)
     metrics.show_mirroring(lambda: policy().mirroring)
     metrics.count_transfers(lambda: len(transfers))
@@ -216,6 +218,8 @@ async def create_servers(
     claims = Claims(node, cluster.roster)
     stack.push_async_callback(claims.aclose)
     herd = Herd(peers, registries, index, claims, pace)
+    parts = Parts(node, journal, transfers, coordinator.leaders, suspicion.givers)
+    watch = HerdWatch(parts.of, peers, cluster)
     holdings = Belonging(store, policy)
     pull = Sized(
         Pull(
@@ -225,6 +229,7 @@ async def create_servers(
             herd,
             transfers=transfers,
             suspicion=suspicion,
+            givers=watch.givers,
             verify_all=settings.verify == "always",
         ),
         herd.expect,
@@ -243,7 +248,6 @@ async def create_servers(
     gate = Gate(pull, lists, tags, authorization, policy)
 
     client_face, peer_face = metrics.face("client"), metrics.face("peer")
-    journal = Journal()
     create_client = partial(
         create_registry,
         AllOrNothing(gate),
@@ -255,7 +259,6 @@ async def create_servers(
     client_app.routes.extend([*probe_routes(stopping), *control_routes(live, cluster.hearsay, time.time)])
     in_flight = InFlight(transfers)
     explainer = Explainer(holdings, in_flight, peers, upstream, cluster, index, standing, journal, policy)
-    parts = Parts(node, journal, transfers, coordinator.leaders)
     views = Views(node, cluster, settings, metrics, journal, transfers, lambda: store.answering_since, time.monotonic())
     answers = {
         "node": answer_node(
@@ -268,7 +271,7 @@ async def create_servers(
         ),
         "last": answer_last(journal),
         "explain": answer_explain(explainer),
-        "herd": answer_herd(HerdWatch(parts.of, peers, cluster)),
+        "herd": answer_herd(watch),
     }
     shown = [
         Mount(PREFIX, create_local_api(answers | views.answers(), Feed(views, stopping))),

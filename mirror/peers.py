@@ -271,6 +271,7 @@ class Peers:
             zone=holder.zone,
             source=source,
             lineage=lineage,
+            relays=[name for name in lineage if name not in givers],
         )
 
     async def _ask(self, method: str, holder: Holder, request: Request, waited_s: float = 0.0) -> Answer:

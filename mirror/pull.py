@@ -31,7 +31,7 @@ from mirror.trail import What
 from mirror.verified import VERIFY_FIRST_BYTES_MAX, hashed_on_its_way
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from mirror.herd import Herd
     from mirror.oci import Descriptor, Digest
@@ -51,7 +51,10 @@ log = logging.getLogger(__name__)
 
 
 class Pull:
-    """Store, then peers, then upstream. `verify_all`: hash also what the runtime verifies when it commits."""
+    """Store, then peers, then upstream. `verify_all`: hash also what the runtime verifies when it commits.
+
+    `givers` asks members through whom a registry's object came who gave it, by name; some do not say.
+    """
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Pull:
         *,
         transfers: Transfers,
         suspicion: Suspicion,
+        givers: Callable[[str, Digest, set[str]], Awaitable[Mapping[str, Sequence[str]]]],
         verify_all: bool = False,
     ) -> None:
         self._store = store
@@ -77,6 +81,7 @@ class Pull:
         self._anywhere = FirstOf([self._nearby, upstream])
         self._transfers = transfers
         self._suspicion = suspicion
+        self._givers = givers
         self._verify_all = verify_all
 
     async def resolve(self, request: Request) -> Descriptor:
@@ -101,6 +106,9 @@ class Pull:
         is_seen = not request.all_or_nothing
         from_start = request.range is None or request.range.first == 0
         doubted = is_seen and self._suspicion.doubted(request.digest, from_start=from_start)
+        if doubted and (relays := self._suspicion.to_ask(request.digest)):
+            told = await self._givers(request.repository.registry, request.digest, relays)
+            self._suspicion.told(request.digest, told)
         content = await self._fetch(request, doubted=doubted)
         size = content.descriptor.size
         if is_seen and content.positions and size is not None and size > VERIFY_FIRST_BYTES_MAX:
@@ -193,6 +201,7 @@ class _WatchedBody:
             self._suspicion.gave(
                 self._content.descriptor.digest,
                 self._content.givers,
+                self._content.relays,
                 to_end=position == self._size,
                 verified=self._verified,
             )

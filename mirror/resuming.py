@@ -36,7 +36,7 @@ def resuming(source: Source, request: Request, content: Content) -> Content:
 
 
 class ResumingBody:
-    """The bytes of a content, and of those that took its place; each of them is added to `content.givers`."""
+    """The bytes of a content, and of those that took its place; who gave and relayed them is added to `content`."""
 
     def __init__(self, source: Source, request: Request, content: Content, positions: range) -> None:
         self._source = source
@@ -99,6 +99,7 @@ class ResumingBody:
             await content.body.aclose()
             raise UnavailableError(f"a source gave {content.positions} instead of bytes from {position} on")
         self._content.givers += content.givers
+        self._content.relays += content.relays
         self._content.lineage = content.lineage
         self._judge = content.judge
         self._holder = content.holder

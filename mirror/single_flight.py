@@ -180,7 +180,8 @@ class Transfers:
             self._running.discard(transfer)
         if not (transfer.joinable or transfer.paused) and self._transfers.get(key) is transfer:
             del self._transfers[key]
-            if isinstance(transfer.failure, CorruptError):
+            # A relay that they came through hashes them as well, and knows better who gave them.
+            if isinstance(transfer.failure, CorruptError) and not transfer.content.relays:
                 self._corrupt(key[2], transfer.content.givers)
 
 

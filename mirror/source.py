@@ -94,7 +94,8 @@ class Content:
     `origin` is one of `store`, `peer`, `upstream`; `holder` names the member for `peer`, `zone` where that is.
     `source` is what it counts as: the origin, but `in_flight` when another request here began to fetch it, and
     `peer_in_flight` when the peer is itself still fetching it. `givers` are all who gave a part of the bytes: it grows
-    when a body goes on from another source. `lineage` names the members through which the bytes come, nearest first.
+    when a body goes on from another source. `lineage` names the members through which the bytes come, nearest first,
+    and `relays` those through which any of them came that did not give them: it grows likewise.
     `judge` decides when the source is too slow, where more is known than the floor rate. `unshared` is to be called
     when others cannot follow what was opened for them as well.
     """
@@ -108,6 +109,7 @@ class Content:
     zone: str = ""
     source: str = ""
     lineage: tuple[str, ...] = ()
+    relays: list[str] = field(default_factory=list)
     judge: Judge | None = None
     unshared: Callable[[], None] = lambda: None
 

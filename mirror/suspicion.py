@@ -16,8 +16,9 @@ Of clients that keep images elsewhere than in this node's store (podman and its 
 nobody suspect; they verify what they get as well.
 
 Blame means quarantine: `BLAME_S` for the digest, and for everything after `DIGESTS_MAX` digests within that time.
-Only origins are blamed (a complete holder, or the registry), never the node in between that passed bytes on. That node
-names them once, when it begins to give: did it go on from another one since, the first is blamed for what that gave.
+Only origins are blamed (a complete holder, or the registry), never a *relay* in between that passed bytes on. Relays
+name them when they begin to give, and may have gone on from others since: so before the object is fetched anew, all of
+them are asked who gave it. They are in the same case, and remember. Does one of them not say, then nobody is to blame.
 
 Time is an argument of the constructor; nothing here does I/O but log.
 """
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mirror.stores import ContentAdded, ContentRemoved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mirror.choice import Holder
     from mirror.oci import Digest
@@ -99,20 +100,25 @@ class TrustedIndex:
 class _Case:
     """What became of one digest: who gave a part of the last delivery, and who is suspect since an earlier one.
 
+    Of the relays of that one some are yet `to_ask`, and some are `silent`: they did not say yet who gave it, or never.
+
     It was delivered once its end was, and not before the last part was: a runtime that fetches parallel ranges may get
     the end first.
     """
 
     begun_at: float
     givers: set[str] = field(default_factory=set)
+    relays: set[str] = field(default_factory=set)
     delivered_at: float | None = None
     verified: bool = True
     committed: bool = False
     suspects: set[str] = field(default_factory=set)
+    to_ask: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
 
     def begin(self) -> None:
         """Another delivery begins."""
-        self.givers = set()
+        self.givers, self.relays = set(), set()
         self.delivered_at = None
         self.verified = True
 
@@ -129,10 +135,13 @@ class Suspicion:
         self._cases: OrderedDict[Digest, _Case] = OrderedDict()
         self._blamed: dict[str, dict[Digest, float]] = {}
 
-    def gave(self, digest: Digest, givers: Iterable[str], *, to_end: bool, verified: bool) -> None:
-        """The runtime was given an object, or a part of it. A part adds to what was given before."""
+    def gave(
+        self, digest: Digest, givers: Iterable[str], relays: Iterable[str] = (), *, to_end: bool, verified: bool
+    ) -> None:
+        """The runtime was given an object, or a part of it, through relays. A part adds to what was given before."""
         case = self._known(digest) or self._new(digest)
         case.givers.update(givers)
+        case.relays.update(relays)
         case.verified &= verified
         if to_end or case.delivered_at is not None:
             case.delivered_at = self._clock()
@@ -149,6 +158,8 @@ class Suspicion:
         uncommitted = case.delivered_at is not None and self._answered_at(case.delivered_at)
         if uncommitted and not case.verified:
             case.suspects |= case.givers
+            case.to_ask |= case.relays
+            case.silent |= case.relays
             self._observer.suspected()
             log.warning(
                 "%s was delivered whole by %s, but not committed: this try comes from elsewhere and is hashed",
@@ -158,6 +169,28 @@ class Suspicion:
         if uncommitted or from_start:
             case.begin()
         return bool(case.suspects)
+
+    def givers(self, digest: Digest) -> set[str]:
+        """Who gave what is taken to be wrong, as far as this node knows: those to blame, the suspects, or all."""
+        if to_blame := {name for name in list(self._blamed) if digest in self._still_blamed(name)}:
+            return to_blame
+        case = self._known(digest)
+        return set(case.suspects or case.givers) if case else set()
+
+    def to_ask(self, digest: Digest) -> set[str]:
+        """The relays of what is in doubt that are to be asked who gave it; each is named once."""
+        case = self._known(digest)
+        if case is None:
+            return set()
+        relays, case.to_ask = case.to_ask, set()
+        return relays
+
+    def told(self, digest: Digest, told: Mapping[str, Iterable[str]]) -> None:
+        """What relays that were asked say: who gave them the object."""
+        case = self._known(digest)
+        if case is not None:
+            case.silent.difference_update(told)
+            case.suspects.update(*told.values())
 
     def heard(self, event: StoreEvent) -> None:
         """Something happened in the runtime's store."""
@@ -175,7 +208,7 @@ class Suspicion:
             case.committed = True
             return
         del self._cases[digest]
-        if case.verified:
+        if case.verified and not case.silent:
             self.blame(digest, case.suspects)
 
     def blame(self, digest: Digest, givers: Iterable[str]) -> None:

@@ -163,7 +163,9 @@ class Transfer:
     def go_on(self, content: Content) -> None:
         """Continue, from `written` on, with another content than the one that was lost."""
         assert self.paused
-        content.givers[:0] = self.content.givers
+        self.content.givers += content.givers
+        self.content.relays += content.relays
+        content.givers, content.relays = self.content.givers, self.content.relays  # as readers have them already
         self.content = content
         self.failure = None
         self._fetched = self._written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mirror.choice import Holder, Search
 from mirror.herd import Claims, Herd, Pace
@@ -50,6 +50,11 @@ class _Peers(FirstOf):
 
     async def open_from(self, holders: Sequence[Holder], request: Request, search: Search) -> Content:
         return await self.open(request)
+
+
+async def nobody_says(registry: str, digest: Digest, relays: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """What a node hears that asks relays who gave an object, when there are none."""
+    return {}
 
 
 def lone_herd(peers: Source, upstream: Source, index: Index) -> Herd:

@@ -70,12 +70,16 @@ class Members(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Tells this node's own part in any herd; `leaders` are those that it knows as an object's coordinator."""
+    """Tells this node's own part in any herd.
+
+    `leaders` are those that it knows as an object's coordinator, `givers` those that it takes wrong bytes to be from.
+    """
 
     node: Node
     journal: Journal
     transfers: Transfers
     leaders: Callable[[str], list[str]]
+    givers: Callable[[Digest], set[str]]
 
     def of(self, registry: str, digest: Digest) -> Part:
         """How this node takes part now. An object that comes in the name of two registries is one herd here."""
@@ -85,6 +89,7 @@ class Parts:
             held=self.node.holds(content_key(digest)),
             readers=tuple(islice(readers, NAMES_MAX)),
             leaders=tuple(self.leaders(object_name(registry, digest))),
+            givers=tuple(islice(sorted(self.givers(digest)), NAMES_MAX)),
         )
         for transfer in (each for _, each in self.transfers if each.content.descriptor.digest == digest):
             part.size = transfer.size
@@ -127,8 +132,15 @@ class HerdWatch:
                 self._seen = await self._look(registry, digest)
             return self._seen
 
+    async def givers(self, registry: str, digest: Digest, relays: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Who gave an object's bytes, as each of its `relays` says; without those that do not say."""
+        path = _path(registry, digest)
+        parts = {name: self._ask(name, path) for name in relays}
+        told = zip(parts, await asyncio.gather(*parts.values()), strict=True)
+        return {name: part.givers for name, part in told if part is not None and part.givers}
+
     async def _look(self, registry: str, digest: Digest) -> dict[str, Any]:
-        roster, path = self._cluster.roster(), f"{PATH}?{urlencode({'digest': digest, 'registry': registry})}"
+        roster, path = self._cluster.roster(), _path(registry, digest)
         key = object_name(registry, digest).encode()
         holders = (holder.target.name for holder in islice(self._cluster.holders(digest), HOLDERS_ASKED_MAX))
         parts: dict[str, Part | None] = {self._me.name: self._own_part(registry, digest)}
@@ -186,6 +198,10 @@ class HerdWatch:
             "held": part is not None and part.held,
             "done": part.done if part is not None else 0,
         }
+
+
+def _path(registry: str, digest: Digest) -> str:
+    return f"{PATH}?{urlencode({'digest': digest, 'registry': registry})}"
 
 
 def _named(parts: Iterable[Part | None]) -> Iterable[str]:

@@ -36,7 +36,7 @@ from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion
 from mirror.upstream import Upstream
 from tests.gating import gated
-from tests.herds import Listed, lone_herd
+from tests.herds import Listed, lone_herd, nobody_says
 from tests.serving import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -133,7 +133,7 @@ async def face(
         spool = Spool(tmp_path_factory.mktemp("spool"), 10**9)
         transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
         herd = lone_herd(peers, upstream, index)
-        pull = Pull(store, peers, upstream, herd, transfers=transfers, suspicion=suspicion)
+        pull = Pull(store, peers, upstream, herd, transfers=transfers, suspicion=suspicion, givers=nobody_says)
         url = await stack.enter_async_context(serving(create_registry(gated(pull, upstream), metrics.face("client"))))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Face(url, image.layout, session, image.manifest, image.layers, request.param)

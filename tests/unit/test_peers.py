@@ -129,6 +129,22 @@ async def test_a_second_peer_is_asked_when_the_first_is_slow_to_answer(
     assert request.trail.steps == [(What.HEDGED, "peer", "")], "it was only slow, and is not blamed"
 
 
+@pytest.mark.parametrize(
+    ("headers", "givers", "relays"),
+    [
+        ([], ["peer-0"], []),
+        (["Skvaller-Lineage: ", "Skvaller-Givers: upstream"], ["upstream"], ["peer-0"]),
+        (["Skvaller-Lineage: rae,ann", "Skvaller-Givers: upstream,ann"], ["upstream", "ann"], ["peer-0", "rae"]),
+    ],
+)
+async def test_who_only_passes_bytes_on_is_a_relay(headers: list[str], givers: list[str], relays: list[str]) -> None:
+    script = answering("200 OK", [f"Content-Length: {len(DATA)}", *headers], DATA)
+    async with scripted(script) as server, peers_at(server.url) as peers:
+        content = await peers.open(BLOB)
+        await content.body.aclose()
+    assert (content.givers, content.relays) == (givers, relays)
+
+
 async def test_a_dead_peer_costs_one_refused_connection() -> None:
     async with scripted(GOOD) as good, peers_at(f"http://{HOST}:{free_port()}", good.url) as peers:
         assert (await peers.open(BLOB)).holder == "peer-1"

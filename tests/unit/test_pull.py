@@ -69,6 +69,7 @@ class Scene:
     failure: SourceError | None = None
     breaks_after: int | None = None
     asked: list[str] = field(default_factory=list)
+    relays: list[str] = field(default_factory=list)
 
     async def resolve(self, request: Request) -> Descriptor:
         self.asked.append(f"HEAD {request.reference}")
@@ -84,7 +85,8 @@ class Scene:
         positions = request.range.resolve(len(data)) if request.range else range(len(data))
         part = data[positions.start : positions.stop]
         body = Streamed(part) if self.breaks_after is None else Broken(part[: self.breaks_after])
-        return Content(Descriptor(OCTET_STREAM, request.digest, len(data)), positions, body, self.origin)
+        descriptor = Descriptor(OCTET_STREAM, request.digest, len(data))
+        return Content(descriptor, positions, body, self.origin, relays=[*self.relays])
 
     def _data(self, request: Request) -> bytes:
         if request.digest not in self.objects:
@@ -132,6 +134,13 @@ class Stage:
     upstream: Scene
     suspicion: Suspicion
     transfers: Transfers
+    says: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What relays answer that are asked who gave an object."""
+    asked: list[tuple[str, Digest, set[str]]] = field(default_factory=list)
+
+    async def givers(self, registry: str, digest: Digest, relays: set[str]) -> dict[str, tuple[str, ...]]:
+        self.asked.append((registry, digest, relays))
+        return self.says
 
     @property
     def pull(self) -> Pull:
@@ -149,6 +158,7 @@ class Stage:
             lone_herd(self.peers, self.upstream, Holding(self.peers)),
             transfers=self.transfers,
             suspicion=self.suspicion,
+            givers=self.givers,
             verify_all=verify_all,
         )
 
@@ -355,6 +365,27 @@ async def test_a_retry_after_a_delivery_that_was_not_committed_is_hashed_and_set
     relaying.suspicion.heard(ContentAdded(digest))
     assert relaying.suspicion.trusted(digest, [bad]) == []
     assert relaying.suspicion.trusted(DIGEST, [bad]) == [bad], "one wrong digest is held against it for that digest"
+
+
+async def test_before_a_retry_the_relays_of_what_was_not_committed_are_asked_who_gave_it(
+    relaying: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspicion_module, "COMMIT_S", 0.0)
+    digest = Digest.of(LARGE)
+    request = BLOB.by_digest(digest)
+    relaying.peers.relays = ["relay"]
+    relaying.peers.objects[digest] = b"x" + LARGE[1:]
+    relaying.upstream.objects[digest] = LARGE
+    relaying.says = {"relay": ("bob",)}
+    await read(await relaying.pull.open(request))
+    assert relaying.asked == []
+    relaying.peers.objects.clear()
+    bob = Holder(Target("bob", "1.1"), "", "")
+    for _ in range(2):
+        content = await relaying.pull.open(request)
+        assert relaying.suspicion.trusted(digest, [bob]) == []
+        assert await read(content) == LARGE
+    assert relaying.asked == [(REPOSITORY.registry, digest, {"relay"})]
 
 
 async def test_parallel_ranges_are_one_delivery_in_whatever_order_they_end(

@@ -30,7 +30,7 @@ from mirror.spool import Spool
 from mirror.stores import Ingest, StoreEvent
 from mirror.stores.oci_layout import OciLayout
 from mirror.suspicion import Suspicion
-from tests.herds import Listed, lone_herd
+from tests.herds import Listed, lone_herd, nobody_says
 from tests.serving import Heard, Script, Scripted, scripted, serving
 
 DATA = random.Random(5).randbytes(12_000_000)
@@ -89,7 +89,7 @@ async def mirror_of(*urls: str) -> AsyncGenerator[Mirror]:
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         transfers = Transfers(Spool(Path(), 0), Nothing(), suspicion.blame)
         herd = lone_herd(peers, Down(), index)
-        pull = Pull(Nothing(), peers, Down(), herd, transfers=transfers, suspicion=suspicion)
+        pull = Pull(Nothing(), peers, Down(), herd, transfers=transfers, suspicion=suspicion, givers=nobody_says)
         async with serving(create_registry(pull, metrics.face("client"))) as url:
             yield Mirror(url + PATH, peers, metrics)
 

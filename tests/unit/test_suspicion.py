@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from mirror.choice import Holder
@@ -30,8 +32,8 @@ class Scene(Suspicion):
     def blamed(self) -> None:
         self.counted.append("blamed")
 
-    def deliver(self, digest: Digest, *givers: str, verified: bool = False) -> None:
-        self.gave(digest, givers, to_end=True, verified=verified)
+    def deliver(self, digest: Digest, *givers: str, relays: Sequence[str] = (), verified: bool = False) -> None:
+        self.gave(digest, givers, relays, to_end=True, verified=verified)
 
     def retry(self, digest: Digest) -> bool:
         self.now += COMMIT_S + 1
@@ -164,6 +166,58 @@ def test_one_who_gives_several_wrong_objects_is_asked_for_nothing_for_a_while(sc
     assert scene.names(TWO) == ["bob"]
     scene.now += BLAME_S + 1
     assert scene.names(TWO) == ["ann", "bob"]
+
+
+def test_relays_that_say_who_gave_it_are_asked_once_and_settle_who_is_to_blame(scene: Scene) -> None:
+    scene.deliver(ONE, "ann", relays=["rae", "roy"])
+    assert scene.to_ask(ONE) == set(), "nothing is wrong with it"
+    assert scene.retry(ONE)
+    assert scene.to_ask(ONE) == {"rae", "roy"}
+    assert scene.to_ask(ONE) == set()
+    scene.told(ONE, {"rae": ["ann"], "roy": ["ann"]})
+    scene.deliver(ONE, "bob", verified=True)
+    scene.heard(ContentAdded(ONE))
+    assert scene.names(ONE) == ["bob"]
+    assert scene.counted == ["suspected", "blamed"]
+
+
+def test_who_a_relay_went_on_from_is_suspect_as_well_and_then_nobody_is_to_blame(scene: Scene) -> None:
+    scene.deliver(ONE, "ann", relays=["rae"])
+    assert scene.retry(ONE)
+    scene.told(ONE, {"rae": ["ann", "bob"]})
+    assert scene.names(ONE) == []
+    scene.deliver(ONE, "upstream", verified=True)
+    scene.heard(ContentAdded(ONE))
+    assert scene.counted == ["suspected"]
+
+
+def test_nobody_is_to_blame_while_a_relay_does_not_say_who_gave_it(scene: Scene) -> None:
+    scene.deliver(ONE, "ann", relays=["rae", "roy"])
+    assert scene.retry(ONE)
+    scene.to_ask(ONE)
+    scene.told(ONE, {"roy": ["ann"]})
+    assert scene.names(ONE) == ["bob"]
+    scene.deliver(ONE, "bob", verified=True)
+    scene.heard(ContentAdded(ONE))
+    assert scene.counted == ["suspected"]
+
+
+def test_what_relays_say_of_an_object_that_is_settled_is_forgotten(scene: Scene) -> None:
+    scene.told(ONE, {"rae": ["ann"]})
+    assert scene.names(ONE) == ["ann", "bob"]
+
+
+def test_a_relay_says_who_gave_it_before_its_own_runtime_asks_again_and_after(scene: Scene) -> None:
+    assert scene.givers(ONE) == set()
+    scene.deliver(ONE, "ann")
+    assert scene.givers(ONE) == {"ann"}
+    assert scene.retry(ONE)
+    scene.deliver(ONE, "bob", verified=True)
+    assert scene.givers(ONE) == {"ann"}
+    scene.heard(ContentAdded(ONE))
+    assert scene.givers(ONE) == {"ann"}, "who is to blame is known"
+    scene.now += BLAME_S + 1
+    assert scene.givers(ONE) == set()
 
 
 def test_suspicion_fades(scene: Scene) -> None:

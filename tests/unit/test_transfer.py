@@ -63,6 +63,7 @@ class Tap:
     closed: int = 0
     unshared: int = 0
     origin: str = "upstream"
+    relays: list[str] = field(default_factory=list)
 
     async def resolve(self, request: Request) -> Descriptor:
         raise NotImplementedError
@@ -74,7 +75,8 @@ class Tap:
             raise self.failures.pop(0)
         positions = request.range.resolve(len(self.data)) if request.range else range(len(self.data))
         descriptor = Descriptor(OCTET_STREAM, request.digest, len(self.data))
-        return Content(descriptor, positions, Flow(self, positions), self.origin, unshared=self.count_unshared)
+        flow, relays = Flow(self, positions), [*self.relays]
+        return Content(descriptor, positions, flow, self.origin, relays=relays, unshared=self.count_unshared)
 
     def count_unshared(self) -> None:
         self.unshared += 1
@@ -354,13 +356,13 @@ async def test_it_runs_only_so_far_ahead_of_its_foremost_reader(
 
 
 async def test_when_the_source_is_lost_it_goes_on_where_the_file_ends(tmp_path: Path) -> None:
-    tap, other = Tap(fails_at=5_000_000), Tap(origin="peer")
+    tap, other = Tap(fails_at=5_000_000), Tap(origin="peer", relays=["rae"])
     async with place(tmp_path) as here:
         content = await here.transfers.open(BLOB, FirstOf([tap, other]), tap, verify=True)
         tap.failures.append(UnavailableError("gone"))
         assert await read_all(content.body, len(DATA)) == DATA
         assert [request.range for request in other.opened] == [ByteRange(5_000_000)]
-        assert content.givers == ["upstream", "peer"]
+        assert (content.givers, content.relays) == (["upstream", "peer"], ["rae"])
 
 
 async def test_a_source_that_takes_too_long_to_go_on_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -766,6 +768,14 @@ async def test_the_end_of_wrong_bytes_is_given_to_nobody_and_their_giver_is_name
         assert await here.read(Tap(), verify=True) == DATA, "wrong bytes are not shared with those who come later"
 
 
+async def test_wrong_bytes_that_came_through_a_relay_are_for_the_relay_to_blame(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        content = await here.open(Tap(DATA[:-1] + b"x", relays=["rae"]), verify=True)
+        with pytest.raises(CorruptError):
+            await read_all(content.body, len(DATA))
+        assert here.corrupt == []
+
+
 async def test_a_transfer_that_is_not_hashed_is_not_shared_with_who_wants_it_verified(tmp_path: Path) -> None:
     wrong, right = Tap(b"x" + DATA[1:]), Tap()
     async with place(tmp_path) as here:
@@ -883,9 +893,11 @@ async def test_a_transfer_that_lost_its_sources_goes_on_where_it_is_when_a_clien
         assert paused.written == 5_000_000
         with pytest.raises(NotFoundError):
             await InFlight(here.transfers).open(BLOB)
-        tap.fails_at = None
+        tap.fails_at, tap.origin, tap.relays = None, "peer", ["rae"]
         rest = await here.open(tap, BLOB.in_part(ByteRange.starting_at(4_000_000)))
         assert await read_all(rest.body, len(DATA)) == DATA[4_000_000:]
+        for each in (content, rest):
+            assert (each.givers, each.relays) == (["upstream", "peer"], ["rae"])
         assert tap.opened[-1] == BLOB.in_part(ByteRange.starting_at(5_000_000))
         assert await here.read(tap) == DATA
         assert len(tap.opened) == 2

@@ -215,6 +215,17 @@ def test_the_command_draws_every_node_once_even_if_what_they_say_is_no_tree() ->
     assert list(herd_lines({"nodes": []})) == ["no node is fetching it"]
 
 
+def test_relays_are_asked_who_gave_an_object_and_those_that_do_not_say_cost_a_bounded_time() -> None:
+    async def scene() -> None:
+        herd = Herd({"me": Part(), "ann": Part(givers=("upstream", "bob")), "bob": Part(), "cyd": None, "dan": b"[]"})
+        began = asyncio.get_running_loop().time()
+        told = await HerdWatch(herd.own_part, herd, herd).givers(REGISTRY, DIGEST, {"ann", "bob", "cyd", "dan", "eve"})
+        assert told == {"ann": ("upstream", "bob")}
+        assert asyncio.get_running_loop().time() - began <= ANSWER_S
+
+    play(scene)
+
+
 async def test_members_answer_members_and_nobody_else() -> None:
     mac, stranger = PeerMac(b"k" * 32), PeerMac(b"x" * 32)
     ann = Target("ann", "1.1")
