@@ -5,6 +5,9 @@
 Two nodes ask for new objects, in turns: one is the only member of its cluster, which decides for itself; the other has
 two more members, which coordinate two thirds of its objects from another process. The difference is the lease's. One
 request at a time, on a connection that stays; the registry is Debian's docker-registry. Needs root and the lab's tools.
+
+Then what the question itself takes, on a connection that is there and on one that is made for it, in turns: a node that
+claims seldom, among more members than it probes within the 30 s that such a connection is kept, makes one.
 """
 
 from __future__ import annotations
@@ -15,11 +18,15 @@ import http.client
 import sys
 import time
 from collections.abc import Sequence
+from itertools import product
+from unittest.mock import patch
 
 import orjson
 
+from gossip import transport
+from mirror.herd.words import Claim, Lead, Scope, read_verdict, write
 from tests.benchmark.figures import figure, quantile
-from tests.integration.agents import CLIENT_PORT, ROOT, ROUTER_PORT, Agent, eventually
+from tests.integration.agents import CLIENT_PORT, ROOT, ROUTER_PORT, Agent, eventually, observer
 from tests.lab import Lab, Node, Registry
 from tests.lab.process import run
 
@@ -39,11 +46,12 @@ async def main(objects: int, rounds: int, size: int) -> None:
             for who, node in zip(took, (alone, others[0]), strict=True):
                 took[who] += await ask(node, registry, [str(digest) for digest in image.layers()])
                 print(f"round {number + 1}, {who}: p50 {1000 * quantile(took[who], 0.5):.1f} ms so far", flush=True)
-    without, with_lease = (1000 * quantile(each, 0.5) for each in took.values())
-    figure("an object without a coordinator to ask, p50", without, "ms")
-    figure("an object with one, p50", with_lease, "ms")
-    figure("the lease adds, p50", with_lease - without, "ms", ADDED_MS_MAX)
-    figure("the same, as a ratio", with_lease / without, "")
+        without, with_lease = (1000 * quantile(each, 0.5) for each in took.values())
+        figure("an object without a coordinator to ask, p50", without, "ms")
+        figure("an object with one, p50", with_lease, "ms")
+        figure("the lease adds, p50", with_lease - without, "ms", ADDED_MS_MAX)
+        figure("the same, as a ratio", with_lease / without, "")
+        await ask_directly(lab, alone.name, rounds * objects)
 
 
 async def start(registry: Registry, nodes: Sequence[Node], others: int) -> None:
@@ -69,6 +77,29 @@ async def ask(node: Node, registry: Registry, digests: Sequence[str]) -> list[fl
     """How many seconds each took, from the request until its last byte."""
     command = [sys.executable, "-m", "tests.benchmark.leases", "--client", registry.name, *digests]
     return list(orjson.loads(await run(*command, namespace=node.namespace, environment={"PYTHONPATH": str(ROOT)})))
+
+
+async def ask_directly(lab: Lab, coordinator: str, questions: int) -> None:
+    """What a member's question takes on a connection that stays, and on a new one."""
+    took: dict[float, list[float]] = {transport.DEALER_IDLE_S: [], -1.0: []}
+    async with observer(lab) as node:
+
+        async def met() -> bool:
+            return any(member.name == coordinator for member in node.members())
+
+        await eventually(met, 30)
+        for number, idle_s in product(range(questions), took):
+            claim = write(Claim(Scope.CLUSTER, f"{idle_s} {number}"))
+            began = time.perf_counter()
+            asking = asyncio.create_task(node.ask(coordinator, claim, 5))
+            with patch.object(transport, "DEALER_IDLE_S", idle_s):
+                await asyncio.sleep(0)  # it is sent
+            assert isinstance(read_verdict(await asking), Lead)
+            took[idle_s].append(time.perf_counter() - began)
+    stays, new = (1000 * quantile(each, 0.5) for each in took.values())
+    figure("a claim on a connection that stays, p50", stays, "ms", ADDED_MS_MAX)
+    figure("a claim on a new connection, p50", new, "ms", ADDED_MS_MAX)
+    figure("the same, as a ratio", new / stays, "")
 
 
 def client(registry: str, digests: Sequence[str]) -> None:
