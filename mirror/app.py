@@ -218,7 +218,7 @@ async def create_servers(
     claims = Claims(node, cluster.roster)
     stack.push_async_callback(claims.aclose)
     herd = Herd(peers, registries, index, claims, pace)
-    parts = Parts(node, journal, transfers, coordinator.leaders, suspicion.givers)
+    parts = Parts(node, journal, transfers, coordinator.leaders, suspicion.given)
     watch = HerdWatch(parts.of, peers, cluster)
     holdings = Belonging(store, policy)
     pull = Sized(
@@ -229,7 +229,7 @@ async def create_servers(
             herd,
             transfers=transfers,
             suspicion=suspicion,
-            givers=watch.givers,
+            relayed=watch.relayed,
             verify_all=settings.verify == "always",
         ),
         herd.expect,

@@ -55,7 +55,7 @@ class ContentResponse(Response):
         headers.append((_SOURCE, content.origin.encode()))
         if content.holder:
             headers.append((_HOLDER, write_names([content.holder]).encode()))
-        if content.lineage or content.origin == "upstream":
+        if content.origin != "store":
             headers.append((_LINEAGE, write_names(content.lineage).encode()))
             headers.append((_GIVERS, write_names(content.givers).encode()))
         if part and positions is not None:

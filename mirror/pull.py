@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mirror.errors import NotFoundError, SourceError, UnavailableError
@@ -31,7 +32,8 @@ from mirror.trail import What
 from mirror.verified import VERIFY_FIRST_BYTES_MAX, hashed_on_its_way
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from typing import Any
 
     from mirror.herd import Herd
     from mirror.oci import Descriptor, Digest
@@ -53,7 +55,7 @@ log = logging.getLogger(__name__)
 class Pull:
     """Store, then peers, then upstream. `verify_all`: hash also what the runtime verifies when it commits.
 
-    `givers` asks members through whom a registry's object came who gave it, by name; some do not say.
+    `relayed` asks members through whom a registry's object came who gave it, and whether all of them said.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Pull:
         *,
         transfers: Transfers,
         suspicion: Suspicion,
-        givers: Callable[[str, Digest, set[str]], Awaitable[Mapping[str, Sequence[str]]]],
+        relayed: Callable[[str, Digest, set[str]], Coroutine[Any, Any, tuple[set[str], bool]]],
         verify_all: bool = False,
     ) -> None:
         self._store = store
@@ -81,7 +83,8 @@ class Pull:
         self._anywhere = FirstOf([self._nearby, upstream])
         self._transfers = transfers
         self._suspicion = suspicion
-        self._givers = givers
+        self._relayed = relayed
+        self._asking: dict[Digest, asyncio.Task[tuple[set[str], bool]]] = {}
         self._verify_all = verify_all
 
     async def resolve(self, request: Request) -> Descriptor:
@@ -106,9 +109,8 @@ class Pull:
         is_seen = not request.all_or_nothing
         from_start = request.range is None or request.range.first == 0
         doubted = is_seen and self._suspicion.doubted(request.digest, from_start=from_start)
-        if doubted and (relays := self._suspicion.to_ask(request.digest)):
-            told = await self._givers(request.repository.registry, request.digest, relays)
-            self._suspicion.told(request.digest, told)
+        if doubted:
+            await self._ask_relays(request)
         content = await self._fetch(request, doubted=doubted)
         size = content.descriptor.size
         if is_seen and content.positions and size is not None and size > VERIFY_FIRST_BYTES_MAX:
@@ -128,6 +130,24 @@ class Pull:
             request.trail.note(What.UNAVAILABLE, "store")
             log.warning("the store cannot give %s: %s", request.digest, error)
         return None
+
+    async def _ask_relays(self, request: Request) -> None:
+        """Ask who gave what is in doubt, once; all who want it wait for that."""
+        digest, registry = request.digest, request.repository.registry
+        while True:
+            asking = self._asking.get(digest)
+            if asking is None and (relays := self._suspicion.to_ask(digest)):
+                asking = self._asking[digest] = asyncio.create_task(self._relayed(registry, digest, relays))
+                asking.add_done_callback(partial(self._told, digest))
+            if asking is None:
+                return
+            await asyncio.wait([asking])
+
+    def _told(self, digest: Digest, asking: asyncio.Task[tuple[set[str], bool]]) -> None:
+        del self._asking[digest]
+        if not asking.cancelled():
+            givers, all_said = asking.result()
+            self._suspicion.told(digest, givers, all_said=all_said)
 
     async def _fetch(self, request: Request, *, doubted: bool) -> Content:
         if doubted:
@@ -187,6 +207,7 @@ class _WatchedBody:
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The bytes, unchanged."""
+        self._suspicion.gives(self._content.descriptor.digest, (self._content.givers, self._content.relays))
         async with aclosing(self._body.pieces()) as pieces:
             async for piece in pieces:
                 self._piece = piece
@@ -200,8 +221,7 @@ class _WatchedBody:
         if self._open and position > self._positions.start:
             self._suspicion.gave(
                 self._content.descriptor.digest,
-                self._content.givers,
-                self._content.relays,
+                (self._content.givers, self._content.relays),
                 to_end=position == self._size,
                 verified=self._verified,
             )

@@ -16,7 +16,7 @@ from mirror.herd.words import object_name
 from mirror.oci import ByteRange, Digest
 from mirror.resuming import resuming
 from mirror.transfer import Transfer
-from mirror.verified import hashed_on_its_way
+from mirror.verified import VERIFY_FIRST_BYTES_MAX, hashed_on_its_way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -34,9 +34,9 @@ Key = tuple[str, "Kind", Digest]
 
 
 class Transfers:
-    """The transfers of a node. `corrupt` is told of a digest and of who gave bytes that do not have it."""
+    """The transfers of a node. `corrupt` is told of a digest, and of who gave and relayed bytes that do not have it."""
 
-    def __init__(self, spool: Spool, store: Store, corrupt: Callable[[Digest, list[str]], None]) -> None:
+    def __init__(self, spool: Spool, store: Store, corrupt: Callable[[Digest, list[str], list[str]], None]) -> None:
         self._spool = spool
         self._store = store
         self._corrupt = corrupt
@@ -180,9 +180,10 @@ class Transfers:
             self._running.discard(transfer)
         if not (transfer.joinable or transfer.paused) and self._transfers.get(key) is transfer:
             del self._transfers[key]
-            # A relay that they came through hashes them as well, and knows better who gave them.
-            if isinstance(transfer.failure, CorruptError) and not transfer.content.relays:
-                self._corrupt(key[2], transfer.content.givers)
+            givers, relays = transfer.content.givers, transfer.content.relays
+            # A relay hashes the small ones as well, and knows who gave them.
+            if isinstance(transfer.failure, CorruptError) and not (relays and transfer.size <= VERIFY_FIRST_BYTES_MAX):
+                self._corrupt(key[2], givers, relays)
 
 
 class Shared:

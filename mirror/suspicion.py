@@ -17,8 +17,9 @@ nobody suspect; they verify what they get as well.
 
 Blame means quarantine: `BLAME_S` for the digest, and for everything after `DIGESTS_MAX` digests within that time.
 Only origins are blamed (a complete holder, or the registry), never a *relay* in between that passed bytes on. Relays
-name them when they begin to give, and may have gone on from others since: so before the object is fetched anew, all of
-them are asked who gave it. They are in the same case, and remember. Does one of them not say, then nobody is to blame.
+name them when they begin to give, and may go on from others, or through others, afterwards: so before the object is
+fetched anew, all of them are asked who gave it. They are in the same case, and remember. Does one of them not say, then
+nobody is to blame.
 
 Time is an argument of the constructor; nothing here does I/O but log.
 """
@@ -28,12 +29,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from mirror.stores import ContentAdded, ContentRemoved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mirror.choice import Holder
     from mirror.oci import Digest
@@ -46,6 +48,9 @@ needless hash; too long lets a quick retry get the same bytes again."""
 SUSPECT_S: Final = 600.0
 """How long a delivery that was not committed is remembered, and its givers are suspect."""
 BLAME_S: Final = 300.0
+LISTS_MAX: Final = 64
+"""Of how many answers for one digest the givers are followed while they grow; of the oldest they are kept as they were.
+"""
 DIGESTS_MAX: Final = 3
 """How many wrong digests make a bad member: one may be a bad sector, three are a bad disk."""
 CASES_MAX: Final = 1024
@@ -82,6 +87,17 @@ class SuspicionObserver(Protocol):
         ...
 
 
+Lists: TypeAlias = tuple[list[str], list[str]]
+"""Givers and relays."""
+
+
+class Given(NamedTuple):
+    """Who gave an object, and who passed it on."""
+
+    givers: frozenset[str] = frozenset()
+    relays: frozenset[str] = frozenset()
+
+
 class TrustedIndex:
     """An index without the holders that are in doubt."""
 
@@ -100,27 +116,41 @@ class TrustedIndex:
 class _Case:
     """What became of one digest: who gave a part of the last delivery, and who is suspect since an earlier one.
 
-    Of the relays of that one some are yet `to_ask`, and some are `silent`: they did not say yet who gave it, or never.
+    `lists` has the givers and the relays of each answer, and may grow after its end: others may read on what this node
+    fetches. `relays` passed on what the suspects gave. Those `to_ask` are to say who that was; until all of them did,
+    this node is `unsure` that the suspects are all.
 
     It was delivered once its end was, and not before the last part was: a runtime that fetches parallel ranges may get
     the end first.
     """
 
     begun_at: float
-    givers: set[str] = field(default_factory=set)
-    relays: set[str] = field(default_factory=set)
+    lists: list[Lists] = field(default_factory=list)
     delivered_at: float | None = None
     verified: bool = True
     committed: bool = False
     suspects: set[str] = field(default_factory=set)
+    relays: set[str] = field(default_factory=set)
     to_ask: set[str] = field(default_factory=set)
-    silent: set[str] = field(default_factory=set)
+    unsure: bool = False
 
     def begin(self) -> None:
         """Another delivery begins."""
-        self.givers, self.relays = set(), set()
+        self.lists = []
         self.delivered_at = None
         self.verified = True
+
+    def given(self) -> Given:
+        """Who gave the last delivery, and who passed it on."""
+        givers = chain.from_iterable(givers for givers, _ in self.lists)
+        return Given(frozenset(givers), frozenset(chain.from_iterable(relays for _, relays in self.lists)))
+
+    def suspect(self, given: Given) -> None:
+        """These gave wrong bytes, or some of them did."""
+        self.suspects |= given.givers
+        self.relays |= given.relays
+        if given.relays:
+            self.to_ask, self.unsure = set(self.relays), True
 
 
 class Suspicion:
@@ -135,13 +165,19 @@ class Suspicion:
         self._cases: OrderedDict[Digest, _Case] = OrderedDict()
         self._blamed: dict[str, dict[Digest, float]] = {}
 
-    def gave(
-        self, digest: Digest, givers: Iterable[str], relays: Iterable[str] = (), *, to_end: bool, verified: bool
-    ) -> None:
-        """The runtime was given an object, or a part of it, through relays. A part adds to what was given before."""
+    def gives(self, digest: Digest, lists: Lists) -> None:
+        """The runtime begins to be given an object, or a part of it. The lists may grow afterwards."""
         case = self._known(digest) or self._new(digest)
-        case.givers.update(givers)
-        case.relays.update(relays)
+        if not any(each[0] is lists[0] for each in case.lists):
+            case.lists.append(lists)
+        if len(case.lists) > LISTS_MAX:
+            oldest, second = case.lists[:2]
+            case.lists[:2] = [([*{*oldest[0], *second[0]}], [*{*oldest[1], *second[1]}])]
+
+    def gave(self, digest: Digest, lists: Lists, *, to_end: bool, verified: bool) -> None:
+        """The runtime was given an object, or a part of it. A part adds to what was given before."""
+        self.gives(digest, lists)
+        case = self._cases[digest]
         case.verified &= verified
         if to_end or case.delivered_at is not None:
             case.delivered_at = self._clock()
@@ -157,25 +193,26 @@ class Suspicion:
             return bool(case.suspects)  # it may be committed yet
         uncommitted = case.delivered_at is not None and self._answered_at(case.delivered_at)
         if uncommitted and not case.verified:
-            case.suspects |= case.givers
-            case.to_ask |= case.relays
-            case.silent |= case.relays
+            given = case.given()
+            case.suspect(given)
             self._observer.suspected()
             log.warning(
                 "%s was delivered whole by %s, but not committed: this try comes from elsewhere and is hashed",
                 digest,
-                ", ".join(sorted(case.givers)),
+                ", ".join(sorted(given.givers)),
             )
         if uncommitted or from_start:
             case.begin()
         return bool(case.suspects)
 
-    def givers(self, digest: Digest) -> set[str]:
-        """Who gave what is taken to be wrong, as far as this node knows: those to blame, the suspects, or all."""
-        if to_blame := {name for name in list(self._blamed) if digest in self._still_blamed(name)}:
-            return to_blame
+    def given(self, digest: Digest) -> Given:
+        """Who gave this node what may be wrong, as far as it knows: those to blame, the suspects, or all."""
+        if to_blame := frozenset(name for name in list(self._blamed) if digest in self._still_blamed(name)):
+            return Given(to_blame)
         case = self._known(digest)
-        return set(case.suspects or case.givers) if case else set()
+        if case is None:
+            return Given()
+        return Given(frozenset(case.suspects), frozenset(case.relays)) if case.suspects else case.given()
 
     def to_ask(self, digest: Digest) -> set[str]:
         """The relays of what is in doubt that are to be asked who gave it; each is named once."""
@@ -185,12 +222,12 @@ class Suspicion:
         relays, case.to_ask = case.to_ask, set()
         return relays
 
-    def told(self, digest: Digest, told: Mapping[str, Iterable[str]]) -> None:
-        """What relays that were asked say: who gave them the object."""
+    def told(self, digest: Digest, givers: Iterable[str], *, all_said: bool) -> None:
+        """Who gave it, as the relays say that were asked and those that they named; `all_said`: not one is silent."""
         case = self._known(digest)
         if case is not None:
-            case.silent.difference_update(told)
-            case.suspects.update(*told.values())
+            case.suspects.update(givers)
+            case.unsure = not all_said
 
     def heard(self, event: StoreEvent) -> None:
         """Something happened in the runtime's store."""
@@ -208,14 +245,14 @@ class Suspicion:
             case.committed = True
             return
         del self._cases[digest]
-        if case.verified and not case.silent:
+        if case.verified and not case.unsure:
             self.blame(digest, case.suspects)
 
-    def blame(self, digest: Digest, givers: Iterable[str]) -> None:
-        """These gave an object whose bytes are wrong. Are there several, then one of them did: all are suspect."""
-        names = sorted(set(givers))
-        if len(names) > 1:
-            (self._known(digest) or self._new(digest)).suspects.update(names)
+    def blame(self, digest: Digest, givers: Iterable[str], relays: Iterable[str] = ()) -> None:
+        """These gave an object whose bytes are wrong. Are there several, or relays, then all of them are suspect."""
+        names, given = sorted(set(givers)), Given(frozenset(givers), frozenset(relays))
+        if len(names) > 1 or given.relays:
+            (self._known(digest) or self._new(digest)).suspect(given)
         elif names:
             self._observer.blamed()
             log.error(

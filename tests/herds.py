@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mirror.choice import Holder, Search
 from mirror.herd import Claims, Herd, Pace
@@ -52,9 +52,9 @@ class _Peers(FirstOf):
         return await self.open(request)
 
 
-async def nobody_says(registry: str, digest: Digest, relays: Iterable[str]) -> dict[str, tuple[str, ...]]:
+async def nobody_says(registry: str, digest: Digest, relays: set[str]) -> tuple[set[str], bool]:
     """What a node hears that asks relays who gave an object, when there are none."""
-    return {}
+    return set(), False
 
 
 def lone_herd(peers: Source, upstream: Source, index: Index) -> Herd:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mirror.journal import Journal
     from mirror.oci import Digest
     from mirror.single_flight import Transfers
+    from mirror.suspicion import Given
 
 PATH: Final = "/-/herd"
 ASKED_MAX: Final = 512
@@ -41,6 +42,8 @@ HOLDERS_ASKED_MAX: Final = 16
 """Who has the object whole gives it to others as well; but of a thousand such nodes few do."""
 ANSWER_S: Final = 1.0
 LOOK_S: Final = 5.0
+ROUNDS_MAX: Final = 3
+"""How often relays are asked that others named: it takes `ANSWER_S` each time at most, and a pull waits for it."""
 TURN_S: Final = 1.0
 
 
@@ -72,24 +75,26 @@ class Members(Protocol):
 class Parts:
     """Tells this node's own part in any herd.
 
-    `leaders` are those that it knows as an object's coordinator, `givers` those that it takes wrong bytes to be from.
+    `leaders` are those that it knows as an object's coordinator, `given` tells who gave what may be wrong.
     """
 
     node: Node
     journal: Journal
     transfers: Transfers
     leaders: Callable[[str], list[str]]
-    givers: Callable[[Digest], set[str]]
+    given: Callable[[Digest], Given]
 
     def of(self, registry: str, digest: Digest) -> Part:
         """How this node takes part now. An object that comes in the name of two registries is one herd here."""
         answers = [entry for entry in self.journal.running() if entry.digest == str(digest)]
         readers = dict.fromkeys(entry.reader for entry in answers if entry.face == "peer" and entry.reader)
+        given = self.given(digest)
         part = Part(
             held=self.node.holds(content_key(digest)),
             readers=tuple(islice(readers, NAMES_MAX)),
             leaders=tuple(self.leaders(object_name(registry, digest))),
-            givers=tuple(islice(sorted(self.givers(digest)), NAMES_MAX)),
+            givers=tuple(islice(given.givers, NAMES_MAX)),
+            relays=tuple(islice(given.relays, NAMES_MAX)),
         )
         for transfer in (each for _, each in self.transfers if each.content.descriptor.digest == digest):
             part.size = transfer.size
@@ -132,12 +137,20 @@ class HerdWatch:
                 self._seen = await self._look(registry, digest)
             return self._seen
 
-    async def givers(self, registry: str, digest: Digest, relays: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """Who gave an object's bytes, as each of its `relays` says; without those that do not say."""
+    async def relayed(self, registry: str, digest: Digest, relays: set[str]) -> tuple[set[str], bool]:
+        """Who gave an object's bytes, as its `relays` say and those that they name; and whether each of them said."""
         path = _path(registry, digest)
-        parts = {name: self._ask(name, path) for name in relays}
-        told = zip(parts, await asyncio.gather(*parts.values()), strict=True)
-        return {name: part.givers for name, part in told if part is not None and part.givers}
+        givers, asked, all_said = set[str](), {self._me.name}, True
+        for _ in range(ROUNDS_MAX):
+            turn = list(islice(relays - asked, AT_ONCE))
+            asked.update(turn)
+            for part in await asyncio.gather(*(self._ask(name, path) for name in turn)):
+                if part is None or not part.givers:
+                    all_said = False
+                else:
+                    givers.update(part.givers)
+                    relays = relays.union(part.relays)
+        return givers, all_said and relays <= asked
 
     async def _look(self, registry: str, digest: Digest) -> dict[str, Any]:
         roster, path = self._cluster.roster(), _path(registry, digest)

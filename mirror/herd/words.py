@@ -178,8 +178,8 @@ class Part:
     """How a member takes part in an object's herd, for those who watch (`mirror.herd.watch`); not a verdict.
 
     `taking`: it has `done` bytes of it so far, from the member `giver` ("": from the registry). `held`: it has all.
-    `readers` are the members that it gives it to, `leaders` those that lead, as far as it coordinates the object, and
-    `givers` those that gave a part of what its runtime was given and did not commit, or are to blame for that.
+    `readers` are the members that it gives it to, `leaders` those that lead, as far as it coordinates the object.
+    `givers` gave what its runtime was given and did not commit (yet), and `relays` passed that on to it.
     `size` is 0 while that is not known.
     """
 
@@ -191,6 +191,7 @@ class Part:
     readers: tuple[str, ...] = ()
     leaders: tuple[str, ...] = ()
     givers: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()
 
 
 Verdict = Lead | Follow | Wait | Probe | Closed | Given | Seen | Noted

@@ -80,7 +80,7 @@ async def main(port: int, layout: Path, *peers_urls: str) -> None:
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         transfers = Transfers(Spool(layout, 0), store, suspicion.blame)
         herd = lone_herd(peers, Nothing(), index)
-        pull = Pull(store, peers, Nothing(), herd, transfers=transfers, suspicion=suspicion, givers=nobody_says)
+        pull = Pull(store, peers, Nothing(), herd, transfers=transfers, suspicion=suspicion, relayed=nobody_says)
         app = create_registry(pull, face, [Middleware(LoopbackDoor, observer=face)])
         server = HttpServer(app, "127.0.0.1", port, 1)
         server.bind()

@@ -42,7 +42,7 @@ async def main(port: int, directory: Path, url: str, role: str) -> None:
     async with (
         Peers(index, None, standing) as peers,
         Upstream(Registries({"registry.test": (Endpoint(url),)})) as upstream,
-        Transfers(Spool(directory, SPOOL_BYTES_MAX), Nothing(), lambda _digest, _givers: None) as transfers,
+        Transfers(Spool(directory, SPOOL_BYTES_MAX), Nothing(), lambda _digest, _givers, _relays: None) as transfers,
     ):
         source: Source = peers if role == "peer" else upstream
         app = create_registry(Shared(transfers, source, source), metrics.face("client"))

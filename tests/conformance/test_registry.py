@@ -133,7 +133,7 @@ async def face(
         spool = Spool(tmp_path_factory.mktemp("spool"), 10**9)
         transfers = await stack.enter_async_context(Transfers(spool, store, suspicion.blame))
         herd = lone_herd(peers, upstream, index)
-        pull = Pull(store, peers, upstream, herd, transfers=transfers, suspicion=suspicion, givers=nobody_says)
+        pull = Pull(store, peers, upstream, herd, transfers=transfers, suspicion=suspicion, relayed=nobody_says)
         url = await stack.enter_async_context(serving(create_registry(gated(pull, upstream), metrics.face("client"))))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Face(url, image.layout, session, image.manifest, image.layers, request.param)

@@ -78,7 +78,7 @@ def simulated_agent(directory: Path, members: int) -> ASGIApp:
     node = simulated_node(members)
     settings = load({"name": node.me.name, "zone": ZONES[0], "layout_dir": str(directory)}, {}, None)
     metrics, journal = Metrics(ZONES[0]), Journal()
-    transfers = Transfers(Spool(directory, 0), OciLayout(directory, 10**6), lambda _digest, _givers: None)
+    transfers = Transfers(Spool(directory, 0), OciLayout(directory, 10**6), lambda _digest, _givers, _relays: None)
     views = Views(node, Cluster(node), settings, metrics, journal, transfers, lambda: None, time.monotonic())
     app = create_registry(FirstOf([]), journal.face("client", metrics.face("client")))
     app.mount(PREFIX, create_local_api(views.answers(), Feed(views, lambda: False)))

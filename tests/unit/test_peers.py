@@ -15,13 +15,15 @@ from mirror import peers as peers_module
 from mirror.choice import Holder, Search, Standing
 from mirror.errors import FullError, NotFoundError, NotYetError, UnavailableError
 from mirror.load import WAITED_HEADER
-from mirror.oci import ByteRange, Digest, Kind, Repository
+from mirror.metrics import Metrics
+from mirror.oci import ByteRange, Descriptor, Digest, Kind, Repository
 from mirror.peer_mac import HEADER, PeerMac, Target
 from mirror.peers import TRIES_MAX, Peers
-from mirror.source import Request, read_all
+from mirror.registry import create_registry
+from mirror.source import Content, MemoryBody, Request, read_all
 from mirror.trail import Trail, What
 from tests.herds import Listed
-from tests.serving import HOST, Heard, Script, answering, free_port, scripted
+from tests.serving import HOST, Heard, Script, answering, free_port, scripted, serving
 
 DATA = b"0123456789" * 10
 DIGEST = Digest.of(DATA)
@@ -143,6 +145,23 @@ async def test_who_only_passes_bytes_on_is_a_relay(headers: list[str], givers: l
         content = await peers.open(BLOB)
         await content.body.aclose()
     assert (content.givers, content.relays) == (givers, relays)
+
+
+async def test_a_relay_that_goes_on_from_the_registry_is_a_relay_still() -> None:
+    class Relay:
+        """What is in flight at a node that began with ann and goes on from the registry."""
+
+        async def resolve(self, request: Request) -> Descriptor:
+            raise NotImplementedError
+
+        async def open(self, request: Request) -> Content:
+            descriptor = Descriptor("a/b", DIGEST, len(DATA))
+            return Content(descriptor, range(len(DATA)), MemoryBody(DATA), "peer", "ann", ["ann", "upstream"])
+
+    async with serving(create_registry(Relay(), Metrics().face("peer"))) as url, peers_at(url) as peers:
+        content = await peers.open(BLOB)
+        await content.body.aclose()
+    assert (content.givers, content.relays) == (["ann", "upstream"], ["peer-0"])
 
 
 async def test_a_dead_peer_costs_one_refused_connection() -> None:

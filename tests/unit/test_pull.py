@@ -134,13 +134,16 @@ class Stage:
     upstream: Scene
     suspicion: Suspicion
     transfers: Transfers
-    says: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    says: set[str] = field(default_factory=set)
     """What relays answer that are asked who gave an object."""
     asked: list[tuple[str, Digest, set[str]]] = field(default_factory=list)
 
-    async def givers(self, registry: str, digest: Digest, relays: set[str]) -> dict[str, tuple[str, ...]]:
+    async def relayed(self, registry: str, digest: Digest, relays: set[str]) -> tuple[set[str], bool]:
         self.asked.append((registry, digest, relays))
-        return self.says
+        opened = len(self.peers.asked), len(self.upstream.asked)
+        await asyncio.sleep(0.05)
+        assert opened == (len(self.peers.asked), len(self.upstream.asked)), "it is opened afterwards"
+        return self.says, True
 
     @property
     def pull(self) -> Pull:
@@ -158,7 +161,7 @@ class Stage:
             lone_herd(self.peers, self.upstream, Holding(self.peers)),
             transfers=self.transfers,
             suspicion=self.suspicion,
-            givers=self.givers,
+            relayed=self.relayed,
             verify_all=verify_all,
         )
 
@@ -376,15 +379,14 @@ async def test_before_a_retry_the_relays_of_what_was_not_committed_are_asked_who
     relaying.peers.relays = ["relay"]
     relaying.peers.objects[digest] = b"x" + LARGE[1:]
     relaying.upstream.objects[digest] = LARGE
-    relaying.says = {"relay": ("bob",)}
+    relaying.says = {"bob"}
     await read(await relaying.pull.open(request))
     assert relaying.asked == []
     relaying.peers.objects.clear()
-    bob = Holder(Target("bob", "1.1"), "", "")
-    for _ in range(2):
-        content = await relaying.pull.open(request)
-        assert relaying.suspicion.trusted(digest, [bob]) == []
-        assert await read(content) == LARGE
+    bob, pull = Holder(Target("bob", "1.1"), "", ""), relaying.pull
+    contents = await asyncio.gather(pull.open(request), pull.open(request))
+    assert relaying.suspicion.trusted(digest, [bob]) == []
+    assert [await read(content) for content in contents] == [LARGE] * 2
     assert relaying.asked == [(REPOSITORY.registry, digest, {"relay"})]
 
 

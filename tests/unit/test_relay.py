@@ -89,7 +89,7 @@ async def mirror_of(*urls: str) -> AsyncGenerator[Mirror]:
         suspicion = Suspicion(time.monotonic, lambda: None, metrics.suspicion())
         transfers = Transfers(Spool(Path(), 0), Nothing(), suspicion.blame)
         herd = lone_herd(peers, Down(), index)
-        pull = Pull(Nothing(), peers, Down(), herd, transfers=transfers, suspicion=suspicion, givers=nobody_says)
+        pull = Pull(Nothing(), peers, Down(), herd, transfers=transfers, suspicion=suspicion, relayed=nobody_says)
         async with serving(create_registry(pull, metrics.face("client"))) as url:
             yield Mirror(url + PATH, peers, metrics)
 

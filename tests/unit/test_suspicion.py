@@ -10,7 +10,17 @@ from mirror.choice import Holder
 from mirror.oci import Digest
 from mirror.peer_mac import Target
 from mirror.stores import ContentAdded, ContentRemoved
-from mirror.suspicion import BLAME_S, CASES_MAX, COMMIT_S, DIGESTS_MAX, SUSPECT_S, Suspicion, TrustedIndex
+from mirror.suspicion import (
+    BLAME_S,
+    CASES_MAX,
+    COMMIT_S,
+    DIGESTS_MAX,
+    LISTS_MAX,
+    SUSPECT_S,
+    Given,
+    Suspicion,
+    TrustedIndex,
+)
 from tests.herds import Listed
 
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
@@ -33,7 +43,7 @@ class Scene(Suspicion):
         self.counted.append("blamed")
 
     def deliver(self, digest: Digest, *givers: str, relays: Sequence[str] = (), verified: bool = False) -> None:
-        self.gave(digest, givers, relays, to_end=True, verified=verified)
+        self.gave(digest, ([*givers], [*relays]), to_end=True, verified=verified)
 
     def retry(self, digest: Digest) -> bool:
         self.now += COMMIT_S + 1
@@ -77,28 +87,28 @@ def test_a_runtime_that_was_away_says_nothing_of_the_giver(scene: Scene, answeri
 
 
 def test_a_delivery_that_broke_off_says_nothing_of_the_giver(scene: Scene) -> None:
-    scene.gave(ONE, ["ann"], to_end=False, verified=False)
+    scene.gave(ONE, (["ann"], []), to_end=False, verified=False)
     assert not scene.retry(ONE)
 
 
 def test_all_who_gave_a_part_of_it_are_suspect(scene: Scene) -> None:
-    scene.gave(ONE, ["ann"], to_end=False, verified=False)
-    scene.gave(ONE, ["bob"], to_end=True, verified=False)
+    scene.gave(ONE, (["ann"], []), to_end=False, verified=False)
+    scene.gave(ONE, (["bob"], []), to_end=True, verified=False)
     assert scene.retry(ONE)
     assert scene.names(ONE) == []
 
 
 def test_a_part_that_is_given_after_the_end_adds_its_giver_and_takes_nothing_back(scene: Scene) -> None:
-    scene.gave(ONE, ["ann"], to_end=True, verified=False)
+    scene.gave(ONE, (["ann"], []), to_end=True, verified=False)
     scene.now += COMMIT_S + 1
-    scene.gave(ONE, ["bob"], to_end=False, verified=False)
+    scene.gave(ONE, (["bob"], []), to_end=False, verified=False)
     assert not scene.doubted(ONE, from_start=False), "the runtime is given the time to commit"
     assert scene.retry(ONE)
     assert scene.names(ONE) == []
 
 
 def test_a_delivery_that_begins_anew_has_other_givers(scene: Scene) -> None:
-    scene.gave(ONE, ["ann"], to_end=False, verified=False)
+    scene.gave(ONE, (["ann"], []), to_end=False, verified=False)
     assert not scene.retry(ONE)
     scene.deliver(ONE, "bob")
     assert scene.retry(ONE)
@@ -168,13 +178,13 @@ def test_one_who_gives_several_wrong_objects_is_asked_for_nothing_for_a_while(sc
     assert scene.names(TWO) == ["ann", "bob"]
 
 
-def test_relays_that_say_who_gave_it_are_asked_once_and_settle_who_is_to_blame(scene: Scene) -> None:
+def test_relays_are_to_be_asked_once_who_gave_it_and_settle_who_is_to_blame(scene: Scene) -> None:
     scene.deliver(ONE, "ann", relays=["rae", "roy"])
     assert scene.to_ask(ONE) == set(), "nothing is wrong with it"
     assert scene.retry(ONE)
     assert scene.to_ask(ONE) == {"rae", "roy"}
     assert scene.to_ask(ONE) == set()
-    scene.told(ONE, {"rae": ["ann"], "roy": ["ann"]})
+    scene.told(ONE, ["ann"], all_said=True)
     scene.deliver(ONE, "bob", verified=True)
     scene.heard(ContentAdded(ONE))
     assert scene.names(ONE) == ["bob"]
@@ -184,40 +194,70 @@ def test_relays_that_say_who_gave_it_are_asked_once_and_settle_who_is_to_blame(s
 def test_who_a_relay_went_on_from_is_suspect_as_well_and_then_nobody_is_to_blame(scene: Scene) -> None:
     scene.deliver(ONE, "ann", relays=["rae"])
     assert scene.retry(ONE)
-    scene.told(ONE, {"rae": ["ann", "bob"]})
+    scene.told(ONE, ["ann", "bob"], all_said=True)
     assert scene.names(ONE) == []
     scene.deliver(ONE, "upstream", verified=True)
     scene.heard(ContentAdded(ONE))
     assert scene.counted == ["suspected"]
 
 
-def test_nobody_is_to_blame_while_a_relay_does_not_say_who_gave_it(scene: Scene) -> None:
+@pytest.mark.parametrize("told", [False, True])
+def test_nobody_is_to_blame_while_a_relay_does_not_say_who_gave_it(scene: Scene, told: bool) -> None:
     scene.deliver(ONE, "ann", relays=["rae", "roy"])
     assert scene.retry(ONE)
-    scene.to_ask(ONE)
-    scene.told(ONE, {"roy": ["ann"]})
+    if told:
+        scene.told(ONE, ["ann"], all_said=False)
     assert scene.names(ONE) == ["bob"]
     scene.deliver(ONE, "bob", verified=True)
     scene.heard(ContentAdded(ONE))
     assert scene.counted == ["suspected"]
 
 
+def test_hashed_bytes_that_are_wrong_and_came_through_a_relay_are_in_doubt(scene: Scene) -> None:
+    scene.blame(ONE, ["ann"], ["rae"])
+    assert scene.doubted(ONE, from_start=True)
+    assert scene.to_ask(ONE) == {"rae"}
+    assert scene.names(ONE) == ["bob"]
+    assert scene.counted == []
+
+
 def test_what_relays_say_of_an_object_that_is_settled_is_forgotten(scene: Scene) -> None:
-    scene.told(ONE, {"rae": ["ann"]})
+    scene.told(ONE, ["ann"], all_said=True)
     assert scene.names(ONE) == ["ann", "bob"]
 
 
 def test_a_relay_says_who_gave_it_before_its_own_runtime_asks_again_and_after(scene: Scene) -> None:
-    assert scene.givers(ONE) == set()
-    scene.deliver(ONE, "ann")
-    assert scene.givers(ONE) == {"ann"}
+    assert scene.given(ONE) == Given()
+    scene.deliver(ONE, "ann", relays=["rae"])
+    given = Given(frozenset(["ann"]), frozenset(["rae"]))
+    assert scene.given(ONE) == given
     assert scene.retry(ONE)
+    assert scene.given(ONE) == given
+    scene.told(ONE, ["ann"], all_said=True)
     scene.deliver(ONE, "bob", verified=True)
-    assert scene.givers(ONE) == {"ann"}
+    assert scene.given(ONE) == given
     scene.heard(ContentAdded(ONE))
-    assert scene.givers(ONE) == {"ann"}, "who is to blame is known"
+    assert scene.given(ONE) == Given(frozenset(["ann"])), "who is to blame is known"
     scene.now += BLAME_S + 1
-    assert scene.givers(ONE) == set()
+    assert scene.given(ONE) == Given()
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_relay_names_who_gave_it_after_its_own_client_left_and_before_that_has_it(scene: Scene, left: bool) -> None:
+    givers, relays = ["ann"], list[str]()
+    scene.gives(ONE, (givers, relays))
+    if left:
+        scene.gave(ONE, (givers, relays), to_end=False, verified=False)
+    givers.append("bob")
+    relays.append("rae")
+    assert scene.given(ONE) == Given(frozenset(["ann", "bob"]), frozenset(["rae"]))
+
+
+def test_of_many_answers_for_one_object_all_who_gave_are_known_and_few_lists_kept(scene: Scene) -> None:
+    for number in range(10 * LISTS_MAX):
+        scene.gives(ONE, (["ann", f"b{number % 7}"], []))
+    assert scene.given(ONE).givers == {"ann", *(f"b{number}" for number in range(7))}
+    assert sum(len(givers) for givers, _ in scene._cases[ONE].lists) <= 3 * LISTS_MAX
 
 
 def test_suspicion_fades(scene: Scene) -> None:

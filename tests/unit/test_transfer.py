@@ -135,7 +135,7 @@ class Nothing:
 @dataclass
 class Place:
     transfers: Transfers
-    corrupt: list[tuple[Digest, list[str]]]
+    corrupt: list[tuple[Digest, list[str], list[str]]]
 
     async def open(self, tap: Tap, request: Request = BLOB, *, verify: bool = False) -> Content:
         return await self.transfers.open(request, tap, tap, verify=verify)
@@ -154,9 +154,9 @@ class Place:
 
 @asynccontextmanager
 async def place(directory: Path, bytes_max: int = 10**9) -> AsyncGenerator[Place]:
-    corrupt: list[tuple[Digest, list[str]]] = []
+    corrupt: list[tuple[Digest, list[str], list[str]]] = []
     async with Transfers(
-        Spool(directory, bytes_max), Nothing(), lambda digest, givers: corrupt.append((digest, givers))
+        Spool(directory, bytes_max), Nothing(), lambda digest, *who: corrupt.append((digest, *who))
     ) as transfers:
         yield Place(transfers, corrupt)
 
@@ -220,7 +220,7 @@ async def test_a_small_blob_that_comes_wrong_is_opened_again_and_no_client_gets_
         with pytest.raises(UnavailableError):
             await read_all(follower.body, len(SMALL))
         assert await read_all((await client).body, len(SMALL)) == SMALL
-        assert here.corrupt == [(SMALL_BLOB.digest, ["upstream"])]
+        assert here.corrupt == [(SMALL_BLOB.digest, ["upstream"], [])]
         assert not right.opened[0].hashes
 
 
@@ -764,15 +764,24 @@ async def test_the_end_of_wrong_bytes_is_given_to_nobody_and_their_giver_is_name
         content = await here.open(tap, verify=True)
         with pytest.raises(CorruptError):
             await read_all(content.body, len(DATA))
-        assert here.corrupt == [(DIGEST, ["upstream"])]
+        assert here.corrupt == [(DIGEST, ["upstream"], [])]
         assert await here.read(Tap(), verify=True) == DATA, "wrong bytes are not shared with those who come later"
 
 
-async def test_wrong_bytes_that_came_through_a_relay_are_for_the_relay_to_blame(tmp_path: Path) -> None:
+async def test_relays_of_wrong_bytes_are_named_as_well(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         content = await here.open(Tap(DATA[:-1] + b"x", relays=["rae"]), verify=True)
         with pytest.raises(CorruptError):
             await read_all(content.body, len(DATA))
+        assert here.corrupt == [(DIGEST, ["upstream"], ["rae"])]
+
+
+async def test_a_small_blob_that_comes_wrong_through_a_relay_is_for_that_to_blame(tmp_path: Path) -> None:
+    wrong = Tap(bytes(1) + SMALL[1:], relays=["rae"])
+    async with place(tmp_path) as here:
+        content = await here.transfers.open(SMALL_BLOB, wrong, Tap(SMALL), verify=False)
+        assert await read_all(content.body, len(SMALL)) == SMALL
+        assert len(wrong.opened) == 1
         assert here.corrupt == []
 
 

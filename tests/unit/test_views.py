@@ -76,7 +76,7 @@ async def shown(tmp_path: Path) -> AsyncGenerator[Shown]:
     settings = load(flags, {}, None)
     node = Node(Config(name="node-a", zone="z1"), group_of=group_of)
     metrics, journal = Metrics("z1"), Journal()
-    transfers = Transfers(Spool(tmp_path, 0), OciLayout(tmp_path, 1000), lambda _digest, _givers: None)
+    transfers = Transfers(Spool(tmp_path, 0), OciLayout(tmp_path, 1000), lambda _digest, _givers, _relays: None)
     views = Views(node, Cluster(node), settings, metrics, journal, transfers, lambda: None, time.monotonic())
     app = create_registry(Giving(), journal.face("client", metrics.face("client")))
     agent = Shown("", node)

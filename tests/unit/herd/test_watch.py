@@ -20,7 +20,7 @@ from mirror.commands.herd import herd_lines
 from mirror.doors import PeerDoor
 from mirror.errors import UnavailableError
 from mirror.herd.roster import Place, Roster
-from mirror.herd.watch import ANSWER_S, ASKED_MAX, AT_ONCE, LOOK_S, TURN_S, HerdWatch
+from mirror.herd.watch import ANSWER_S, ASKED_MAX, AT_ONCE, LOOK_S, ROUNDS_MAX, TURN_S, HerdWatch
 from mirror.herd.words import NAMES_MAX, Part, read_part
 from mirror.local_api import answer_part, create_local_api
 from mirror.metrics import Metrics
@@ -217,11 +217,27 @@ def test_the_command_draws_every_node_once_even_if_what_they_say_is_no_tree() ->
 
 def test_relays_are_asked_who_gave_an_object_and_those_that_do_not_say_cost_a_bounded_time() -> None:
     async def scene() -> None:
-        herd = Herd({"me": Part(), "ann": Part(givers=("upstream", "bob")), "bob": Part(), "cyd": None, "dan": b"[]"})
-        began = asyncio.get_running_loop().time()
-        told = await HerdWatch(herd.own_part, herd, herd).givers(REGISTRY, DIGEST, {"ann", "bob", "cyd", "dan", "eve"})
-        assert told == {"ann": ("upstream", "bob")}
-        assert asyncio.get_running_loop().time() - began <= ANSWER_S
+        herd = Herd({"me": Part(), "bob": Part(), "cyd": None, "dan": b"[]"})
+        herd.parts["ann"] = Part(givers=("upstream", "bob"), relays=("fay", "me"))
+        herd.parts["fay"] = Part(givers=("upstream", "gus"), relays=("ann",))
+        watch = HerdWatch(herd.own_part, herd, herd)
+        for silent in ("", "bob", "cyd", "dan", "eve"):
+            began = asyncio.get_running_loop().time()
+            told = await watch.relayed(REGISTRY, DIGEST, {"ann", silent or "ann"})
+            assert told == ({"upstream", "bob", "gus"}, not silent)
+            assert asyncio.get_running_loop().time() - began <= ANSWER_S + 0.02
+        assert "me" not in herd.asked
+
+    play(scene)
+
+
+def test_relays_that_name_ever_more_are_not_asked_without_end() -> None:
+    async def scene() -> None:
+        chain = {f"n{number}": Part(givers=("ann",), relays=(f"n{number + 1}",)) for number in range(100)}
+        herd = Herd({"me": Part(), **chain})
+        told = await HerdWatch(herd.own_part, herd, herd).relayed(REGISTRY, DIGEST, {"n0"})
+        assert told == ({"ann"}, False)
+        assert len(herd.asked) == ROUNDS_MAX
 
     play(scene)
 
