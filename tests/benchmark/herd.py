@@ -33,6 +33,7 @@ import orjson
 from mirror.herd.roster import Place, Roster
 from mirror.herd.words import object_name
 from mirror.journal import RECENT_MAX
+from mirror.registry import ANSWER_S_MAX
 from tests.benchmark.figures import figure, quantile
 from tests.benchmark.herd_plot import to_svg
 from tests.integration.agents import CLIENT_PORT, READY_TIMEOUT_S, ROOT, ROUTER_PORT, Agent, eventually
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 MEGABYTE = 1_000_000
 LOGIN = Login("alice", "correct horse")
 PULL_S_MAX = 1200.0
+LONGEST_WAIT = "longest wait for the mirror's answer to a client that measures it, ms"
 SETTLE_S = 3.0
 GIVEN = ("peer", "peer_in_flight", "upstream")
 """What the sources of a layer are called that came to a node for its client."""
@@ -232,6 +234,7 @@ async def pull_client(node: Node, registry: Registry, image: Image, start_at: fl
     answer = orjson.loads(printed)
     notes["bodies that broke off"] += answer["broken"]
     notes["requests that fell back"] += answer["aside"]
+    notes[LONGEST_WAIT] = max(notes[LONGEST_WAIT], round(1000 * answer["waited_s"]))
     return float(answer["took_s"])
 
 
@@ -269,7 +272,7 @@ async def report(
     if options.zones > 1:
         figure("copies between zones", crossed, "", 2.4)
     for note, count in notes.items():
-        figure(note, count, "")
+        figure(note, count, "", 1000 * ANSWER_S_MAX if note == LONGEST_WAIT else None)
     through = await depths(agents, image)
     figure("nodes between a node and the origin of its bytes, mean", sum(through) / len(through), "")
     figure("the same, the most", max(through), "")

@@ -4,8 +4,9 @@
 
 Resolves the tag by HEAD, reads the manifest by digest, then the config and all layers, three at a time; checks every
 digest, and keeps nothing. A body that breaks off is asked for again from where it ended, as containerd does. Begins at
-START (seconds of Unix time); prints one line of JSON: how long it took, and how many bodies broke off. What the mirror
-does not give (404, 503, broken connections) is asked of the registry itself, at the address in `HERD_REGISTRY`.
+START (seconds of Unix time); prints one line of JSON: how long it took, how many bodies broke off, and the longest that
+the mirror took to answer or to fail. What it does not give (404, 503, broken connections) is asked of the registry
+itself, at the address in `HERD_REGISTRY`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Client:
         self._lock = threading.Lock()
         self.broken = 0
         self.aside = 0
+        self.waited_s = 0.0
 
     def resolve(self, tag: str) -> str:
         answer = self._ask("HEAD", f"manifests/{tag}", 0)
@@ -81,10 +83,14 @@ class Client:
                     headers["Range"] = f"bytes={position}-"
                 if self._token:
                     headers["Authorization"] = f"Bearer {self._token}"
+                began = time.monotonic()
                 try:
                     answer = send(method, url, f"{before}/{path}{after}", headers)
                 except (OSError, http.client.HTTPException):
                     break
+                finally:
+                    with self._lock:
+                        self.waited_s = max(self.waited_s, 0.0 if last else time.monotonic() - began)
                 if answer.status == 401 and self._login:
                     self._authenticate(answer)
                     continue
@@ -125,7 +131,7 @@ def main(mirror: str, registry: str, repository: str, tag: str, start: str, logi
     with ThreadPoolExecutor(PARALLEL) as threads:
         list(threads.map(partial(client.fetch, "blobs"), digests))
     took = time.monotonic() - started
-    print(json.dumps({"took_s": took, "broken": client.broken, "aside": client.aside}))
+    print(json.dumps({"took_s": took, "broken": client.broken, "aside": client.aside, "waited_s": client.waited_s}))
 
 
 if __name__ == "__main__":
