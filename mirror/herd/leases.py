@@ -268,7 +268,8 @@ class Leases:
             return Probe()  # at once: each client needs a challenge of its own before it comes with credentials
         if (rest_s := self._grace_s(claim, known, now)) > 0:
             return Wait(min(AGAIN_S, rest_s))
-        orphaned = lease.done_at is None if lease is not None else known.contest_since is not None
+        # Who lost a giver that had all of it is seldom the only one, nor the one that it gave most.
+        orphaned = claim.lost or known.contest_since is not None or (lease is not None and lease.done_at is None)
         if orphaned and (waiting := _contend(member, claim, known, now, held=False)):
             return waiting
         if lease is not None and lease.done_at is None:

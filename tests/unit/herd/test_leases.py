@@ -400,10 +400,25 @@ def test_one_that_has_the_whole_object_is_followed_for_a_while() -> None:
     assert desk.claim("bob") == Lead()
 
 
-def test_one_that_has_the_whole_object_and_cannot_be_reached_is_replaced_at_once() -> None:
+@pytest.mark.parametrize("later_s", [0.0, DONE_S + 1, OBJECT_IDLE_S + 1])
+def test_one_that_had_the_whole_object_and_is_lost_is_replaced_by_the_most_advanced(later_s: float) -> None:
     desk = Desk()
     desk.claim("ann")
     desk.release("ann", End.DONE)
+    desk.wait(later_s)
+    assert desk.claim("bob", lost=("ann",)) == Wait(AGAIN_S)
+    assert desk.claim("cyd", lost=("ann",), offset=9) == Wait(AGAIN_S)
+    assert desk.claim("dan") == Wait(AGAIN_S), "it may follow whoever has come so far"
+    desk.wait(AGAIN_S)
+    assert desk.claim("bob", lost=("ann",)) == Wait(AGAIN_S)
+    assert desk.claim("cyd", lost=("ann",), offset=9) == Lead()
+    assert desk.claim("bob", lost=("ann",)) == Follow("cyd")
+
+
+def test_one_that_had_the_whole_object_and_is_lost_by_one_alone_is_replaced_at_the_next_claim() -> None:
+    desk = Desk()
+    assert desk.claim("bob", lost=("ann",)) == Wait(AGAIN_S)
+    desk.wait(AGAIN_S)
     assert desk.claim("bob", lost=("ann",)) == Lead()
 
 
