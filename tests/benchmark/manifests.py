@@ -2,8 +2,8 @@
 
     python -m tests.benchmark.manifests [--rounds N]
 
-500 requests a second over 200 connections (an open loop); beside them nothing, a 1 GB blob from the disk cache, or one
-that comes from the disk each time. All take turns. nginx is measured too, and the mirror while nginx sends the cold
+500 requests a second over 200 open connections (an open loop); beside them nothing, a 1 GB blob from the disk cache, or
+one that comes from the disk each time. All take turns. nginx is measured too, and the mirror while nginx sends the cold
 blob: what that costs is the machine's share, since the mirror's process then has nothing to do with the disk.
 The clients have a core of their own, so that what is measured is not their wait for a processor.
 Needs root, gcc, nginx and two cores.
