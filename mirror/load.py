@@ -7,7 +7,8 @@
   place outside the cluster. (Names are percent-encoded: a member's name can have any character.)
 - `Skvaller-Lineage: node-b,node-a`, when the object is in flight: through whom its bytes come, the nearest first.
   Nobody takes bytes that come through itself.
-- `Skvaller-Givers: upstream`, likewise: where the bytes come from at first, and who is to blame if they are wrong.
+- `Skvaller-Givers: upstream`, likewise: who gave the bytes so far. Others may come later; are they wrong, then it is
+  asked once more (`mirror.suspicion`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ its peer face, with a MAC as for content:
 
     GET /-/herd?digest=sha256:...&registry=docker.io    its `words.Part`, as JSON
 
-Nothing is asked while nobody looks. A look asks members only, each once, `AT_ONCE` at a time, `ASKED_MAX` at most, for
+Nothing is asked while nobody looks, but by whoever was given wrong bytes: it asks those through whom they came who gave
+them (`HerdWatch.relayed`). A look asks members only, each once, `AT_ONCE` at a time, `ASKED_MAX` at most, for
 `LOOK_S` at most; and a node looks once in `TURN_S`, whoever wants it, so that it asks `ASKED_MAX` questions a second at
 most. Of members beyond that it is told who gives to them, and nothing else.
 """

@@ -350,18 +350,23 @@ async def test_what_comes_from_upstream_is_asked_for_once_by_many(relaying: Stag
     assert relaying.upstream.asked == ["GET all"]
 
 
+async def deliver_wrong(stage: Stage) -> tuple[Request, Digest]:
+    """A peer gives wrong bytes of a large object, and leaves the index; the registry has the right ones."""
+    digest = Digest.of(LARGE)
+    stage.peers.objects[digest] = b"x" + LARGE[1:]
+    stage.upstream.objects[digest] = LARGE
+    assert await read(await stage.pull.open(BLOB.by_digest(digest))) != LARGE
+    stage.peers.objects.clear()
+    return BLOB.by_digest(digest), digest
+
+
 async def test_a_retry_after_a_delivery_that_was_not_committed_is_hashed_and_settles_the_blame(
     relaying: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suspicion_module, "COMMIT_S", 0.0)
-    digest = Digest.of(LARGE)
-    request = BLOB.by_digest(digest)
-    relaying.peers.objects[digest] = b"x" + LARGE[1:]
-    relaying.upstream.objects[digest] = LARGE
-    assert await read(await relaying.pull.open(request)) != LARGE
+    request, digest = await deliver_wrong(relaying)
     bad = Holder(Target("peer", "1.1"), "", "")
     assert relaying.suspicion.trusted(digest, [bad]) == [bad]
-    relaying.peers.objects.clear()  # as an index without the suspect has it
     content = await relaying.pull.open(request)
     assert relaying.suspicion.trusted(digest, [bad]) == []
     assert (await read(content), content.origin) == (LARGE, "upstream")
@@ -374,15 +379,9 @@ async def test_before_a_retry_the_relays_of_what_was_not_committed_are_asked_who
     relaying: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suspicion_module, "COMMIT_S", 0.0)
-    digest = Digest.of(LARGE)
-    request = BLOB.by_digest(digest)
-    relaying.peers.relays = ["relay"]
-    relaying.peers.objects[digest] = b"x" + LARGE[1:]
-    relaying.upstream.objects[digest] = LARGE
-    relaying.says = {"bob"}
-    await read(await relaying.pull.open(request))
+    relaying.peers.relays, relaying.says = ["relay"], {"bob"}
+    request, digest = await deliver_wrong(relaying)
     assert relaying.asked == []
-    relaying.peers.objects.clear()
     bob, pull = Holder(Target("bob", "1.1"), "", ""), relaying.pull
     contents = await asyncio.gather(pull.open(request), pull.open(request))
     assert relaying.suspicion.trusted(digest, [bob]) == []
